@@ -51,7 +51,7 @@ fn assert_conforms(
 
 #[test]
 fn every_backend_equals_the_reference() {
-    for simd in [Simd::Avx512Bf16, Simd::Avx512, Simd::Avx2, Simd::Portable] {
+    for simd in [Simd::Amx, Simd::Avx512Bf16, Simd::Avx512, Simd::Avx2, Simd::Portable] {
         if !simd.is_available() {
             println!("skipped {simd}: not on this machine");
         }

@@ -29,7 +29,9 @@ macro_rules! simd_fn {
             }
             match kernels.simd() {
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Simd::Avx512Bf16 | $crate::cpu::simd::Simd::Avx512 => {
+                $crate::cpu::simd::Simd::Amx
+                | $crate::cpu::simd::Simd::Avx512Bf16
+                | $crate::cpu::simd::Simd::Avx512 => {
                     // SAFETY: a `Kernels` with this family exists only where the machine has it.
                     unsafe { avx512($($arg),*) }
                 }

@@ -66,7 +66,7 @@ impl Cpu {
     fn with(kernels: Kernels, threads: usize, precision: Precision) -> Self {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { all() } else { threads };
-        let native = kernels.simd() == Simd::Avx512Bf16;
+        let native = matches!(kernels.simd(), Simd::Amx | Simd::Avx512Bf16);
         let multiply = match precision {
             Precision::Bf16 => Multiply::Bf16,
             Precision::Auto if native => Multiply::Bf16,

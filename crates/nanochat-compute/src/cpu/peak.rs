@@ -14,7 +14,7 @@ use super::simd::{Kernels, Simd};
 pub enum Arithmetic {
     /// Multiply-add in f32.
     F32,
-    /// Products of bf16 pairs, sums in f32; only [`Simd::Avx512Bf16`] has it.
+    /// Products of bf16 pairs, sums in f32; only [`Simd::Amx`] and [`Simd::Avx512Bf16`] have it.
     Bf16,
 }
 
@@ -30,10 +30,15 @@ pub fn flops(
     let rounds: fn(usize) -> f64 = match (kernels.simd(), arithmetic) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `kernels` proves that the machine has the instructions, here and below.
-        (Simd::Avx512Bf16, Arithmetic::Bf16) => |n| unsafe { x86::bf16(n) },
+        (Simd::Amx, Arithmetic::Bf16) => |n| unsafe { super::gemm::amx::rounds(n) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        (Simd::Avx512Bf16 | Simd::Avx512, Arithmetic::F32) => |n| unsafe { x86::avx512(n) },
+        (Simd::Avx512Bf16, Arithmetic::Bf16) => |n| unsafe { x86::bf16(n) },
+        #[cfg(target_arch = "x86_64")]
+        (Simd::Amx | Simd::Avx512Bf16 | Simd::Avx512, Arithmetic::F32) => {
+            // SAFETY: as above.
+            |n| unsafe { x86::avx512(n) }
+        }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         (Simd::Avx2, Arithmetic::F32) => |n| unsafe { x86::avx2(n) },

@@ -9,6 +9,8 @@ use std::fmt;
 /// A family of kernels, the fastest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Simd {
+    /// All of [`Simd::Avx512Bf16`], and AMX: products of bf16 pairs in tile registers, sums in f32.
+    Amx,
     /// AVX-512 F, BW, VL and BF16: products of bf16 pairs, sums in f32.
     Avx512Bf16,
     /// AVX-512 F, BW and VL; bf16 products are f32 products of rounded operands.
@@ -22,7 +24,7 @@ pub enum Simd {
 impl Simd {
     /// The families this machine can run, the fastest first. [`Simd::Portable`] is always there.
     pub fn available() -> Vec<Simd> {
-        let all = [Simd::Avx512Bf16, Simd::Avx512, Simd::Avx2, Simd::Portable];
+        let all = [Simd::Amx, Simd::Avx512Bf16, Simd::Avx512, Simd::Avx2, Simd::Portable];
         all.into_iter().filter(|simd| simd.is_available()).collect()
     }
 
@@ -36,8 +38,10 @@ impl Simd {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
         };
+        let bf16 = || avx512() && is_x86_feature_detected!("avx512bf16");
         match self {
-            Simd::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+            Simd::Amx => bf16() && super::gemm::amx::is_available(),
+            Simd::Avx512Bf16 => bf16(),
             Simd::Avx512 => avx512(),
             Simd::Avx2 => avx2(),
             Simd::Portable => true,
@@ -54,6 +58,7 @@ impl Simd {
 impl fmt::Display for Simd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Simd::Amx => "amx",
             Simd::Avx512Bf16 => "avx512-bf16",
             Simd::Avx512 => "avx512",
             Simd::Avx2 => "avx2",

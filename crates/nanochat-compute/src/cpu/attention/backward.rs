@@ -6,7 +6,7 @@
 
 use super::product::{Parts, Product, block_rows, pack_columns, pack_rows, packed_len, product};
 use super::softmax::{BLOCK, ScoreGradients, softmax_backward};
-use crate::cpu::gemm::kernel::{A_ROW, Kernel, Piece};
+use crate::cpu::gemm::kernel::{A_ROW, Kernel, Piece, Tiles, words_of};
 use crate::cpu::gemm::{Shared, SharedConst};
 use crate::cpu::simd::Kernels;
 use crate::ops::attention::Attention;
@@ -97,6 +97,8 @@ impl Backward {
     pub unsafe fn head<K: Kernel>(&self, b: usize, kv: usize, parts: Parts) {
         let Attention { t, h, hkv, window, .. } = self.s;
         let (group, work) = (h / hkv, self.work::<K>(parts));
+        // SAFETY: the conditions of this function.
+        let _tiles = unsafe { Tiles::<K>::begin() };
         for i in 0..group {
             let head = kv * group + i;
             // SAFETY: the conditions of this function; block by block inside t.
@@ -175,7 +177,7 @@ impl Backward {
         let &Block { b, head, kv, key0, keys, query0 } = at;
         let (turned, across, _) = lens::<K>(d);
         let (block, queries) = (query0 / BLOCK, BLOCK.min(t - query0));
-        let d_words = d.div_ceil(K::STEP);
+        let d_words = words_of::<K>(d);
         // Queries of the block that see a key: lo .. hi; keys that a query sees, alike.
         let lo = |key: usize| (key0 + key).saturating_sub(query0).min(queries);
         let hi = |key: usize| {
@@ -252,7 +254,7 @@ impl Backward {
                 a_by_k: true,
                 rows: queries,
                 b: w.k_across,
-                b_words: block_rows::<K>().div_ceil(K::STEP),
+                b_words: words_of::<K>(block_rows::<K>()),
                 cols: d,
                 c: self.dq.get().add(((b * t + query0) * h + head) * d),
                 ldc: h * d,

@@ -6,7 +6,7 @@
 
 use super::product::{Parts, Product, block_rows, pack_columns, pack_rows, packed_len, product};
 use super::softmax::{BLOCK, MAX_ROWS, Scores, seen, softmax};
-use crate::cpu::gemm::kernel::{A_ROW, Kernel};
+use crate::cpu::gemm::kernel::{A_ROW, Kernel, Tiles, words_of};
 use crate::cpu::simd::Kernels;
 
 /// Queries that share a key/value head, and where their results go.
@@ -145,11 +145,12 @@ pub(super) unsafe fn attend<K: Kernel>(rows: &Queries, keys: &mut Keys) {
     // SAFETY: the conditions of this function; `queries`, `scores`, `weights` have block_rows rows
     // of A_ROW words.
     unsafe {
+        let _tiles = Tiles::<K>::begin();
         pack_rows::<K>(rows.q, rows.q_ld, rows.count, d, keys.queries);
         for block in first..=last {
             let key0 = block * BLOCK;
             let (k, v) = keys.block::<K>(block);
-            let d_words = d.div_ceil(K::STEP);
+            let d_words = words_of::<K>(d);
             let scores = Product {
                 a: keys.queries,
                 a_by_k: false,

@@ -1,11 +1,11 @@
 //! Products of small blocks with the tiles of [`gemm`](crate::cpu::gemm), some tiles left out and
 //! some sums cut short: what the mask leaves of a product.
 
-use crate::cpu::gemm::kernel::{A_ROW, Kernel, Piece, Tile};
+use crate::cpu::gemm::kernel::{A_ROW, Kernel, Piece, Tile, words_of};
 
 /// Packed operands of `c = beta * c + a b`.
 pub(super) struct Product {
-    /// `rows` packed rows, their words side by side, or (`a_by_k`) panels by k.
+    /// `rows` packed rows, their words side by side, or (`a_by_k`) panels by k if `K` makes them.
     pub a: *const u32,
     pub a_by_k: bool,
     pub rows: usize,
@@ -32,13 +32,17 @@ pub(super) unsafe fn product<K: Kernel>(
         for r in (0..p.rows).step_by(K::MR) {
             let rows = K::MR.min(p.rows - r);
             let Some((start, end)) = words(r, rows, j) else { continue };
+            // Words outside of what counts are zero on one side.
+            let start = start / K::WORDS * K::WORDS;
+            let words = end.saturating_sub(start).next_multiple_of(K::WORDS);
+            let a_by_k = p.a_by_k && K::A_BY_K;
             // SAFETY: the conditions of this function.
             unsafe {
-                let a_start = if p.a_by_k { start * K::MR } else { start };
+                let a_start = if a_by_k { start * K::MR } else { start };
                 K::tile(&Tile {
-                    words: end.saturating_sub(start),
+                    words,
                     a: p.a.add(r * A_ROW + a_start),
-                    a_by_k: p.a_by_k,
+                    a_by_k,
                     b: p.b.add(j * p.b_words + start * K::NR),
                     c: p.c.add(r * p.ldc + j),
                     ldc: p.ldc,
@@ -58,7 +62,7 @@ pub(super) const fn block_rows<K: Kernel>() -> usize {
 
 /// Words of a packed block of `cols` columns and `k` elements.
 pub(super) fn packed_len<K: Kernel>(cols: usize, k: usize) -> usize {
-    cols.next_multiple_of(K::NR) * k.div_ceil(K::STEP)
+    cols.next_multiple_of(K::NR) * words_of::<K>(k)
 }
 
 /// Packs a B of `cols` columns whose panels are `k_room` elements long, of which `k` exist.
@@ -74,11 +78,11 @@ pub(super) unsafe fn pack_columns<K: Kernel>(
 ) {
     for j in (0..cols).step_by(K::NR) {
         let count = K::NR.min(cols - j);
-        // SAFETY: column j < cols exists; its panel has NR * ceil(k_room / STEP) words.
+        // SAFETY: column j < cols exists; its panel has NR * words_of(k_room) words.
         unsafe {
             let src = src.add(if k_contiguous { j * ld } else { j });
             let p = Piece { src, ld, k_contiguous, count, reach: count, k };
-            K::pack_b(&p, dst.add(j * k_room.div_ceil(K::STEP)));
+            K::pack_b(&p, dst.add(j * words_of::<K>(k_room)));
         }
     }
 }

@@ -64,7 +64,7 @@ pub(super) unsafe fn softmax(kernels: Kernels, s: &Scores) {
     unsafe {
         match kernels.simd() {
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512Bf16 | Simd::Avx512 => avx512(s),
+            Simd::Amx | Simd::Avx512Bf16 | Simd::Avx512 => avx512(s),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2(s),
             _ => softmax_body::<{ cfg!(target_arch = "aarch64") }>(s),
@@ -180,7 +180,7 @@ pub(super) unsafe fn softmax_backward(kernels: Kernels, s: &ScoreGradients) {
     unsafe {
         match kernels.simd() {
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512Bf16 | Simd::Avx512 => avx512(s),
+            Simd::Amx | Simd::Avx512Bf16 | Simd::Avx512 => avx512(s),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2(s),
             _ => softmax_backward_body::<{ cfg!(target_arch = "aarch64") }>(s),

@@ -189,9 +189,51 @@ unsafe fn pairs_along(src: *const f32) -> __m512i {
     }
 }
 
+/// Up to 32 consecutive floats as 16 pairs of bf16; past `left` floats nothing is read, and the pairs
+/// are zero.
+#[inline(always)]
+pub(super) unsafe fn masked_pairs_along(src: *const f32, left: usize) -> __m512i {
+    // SAFETY: AVX512-BF16 and min(left, 32) floats are conditions of the caller.
+    unsafe {
+        if left >= 32 {
+            return pairs_along(src);
+        }
+        let low = _mm512_maskz_loadu_ps(first(left), src);
+        let high = _mm512_maskz_loadu_ps(first(left.max(16) - 16), src.wrapping_add(16));
+        transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// Up to 16 pairs of bf16 side by side, of `count` floats at `src` and at `src + ld`; only the rows
+/// among the first `k_left` are read. The rest is zero.
+#[inline(always)]
+pub(super) unsafe fn masked_pairs_across(
+    src: *const f32,
+    ld: usize,
+    count: usize,
+    k_left: usize,
+) -> __m512i {
+    // SAFETY: AVX512-BF16 and BW, and min(count, 16) floats in min(k_left, 2) rows are conditions of
+    // the caller.
+    unsafe {
+        let mask = |k: usize| if k < k_left { first(count) } else { 0 };
+        let even = _mm512_maskz_loadu_ps(mask(0), src);
+        let odd = _mm512_maskz_loadu_ps(mask(1), src.wrapping_add(ld));
+        let rows = _mm512_cvtne2ps_pbh(odd, even);
+        let order = _mm512_loadu_si512(INTERLEAVE.as_ptr().cast());
+        _mm512_permutexvar_epi16(order, transmute::<__m512bh, __m512i>(rows))
+    }
+}
+
+/// The mask of the first `count` lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    if count >= 16 { !0 } else { (1 << count) - 1 }
+}
+
 /// Turns 16 rows of 16 words and stores them `dst_ld` apart.
 #[inline(always)]
-unsafe fn store_turned(mut r: [__m512i; 16], dst: *mut u32, dst_ld: usize) {
+pub(super) unsafe fn store_turned(mut r: [__m512i; 16], dst: *mut u32, dst_ld: usize) {
     // SAFETY: AVX-512 and 16 rows of 16 words at dst are conditions of the caller.
     unsafe {
         let mut t = [_mm512_setzero_si512(); 16];

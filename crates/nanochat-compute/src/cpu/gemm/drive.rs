@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::buffer::{Use, with_words};
-use super::kernel::{A_ROW, KC, Kernel, Piece, Tile};
+use super::kernel::{A_ROW, KC, Kernel, Piece, Tile, Tiles, words_of};
 use super::matvec::{Dots, ROWS};
 use super::{Gemm, Layout, Shared, SharedConst};
 use crate::cpu::pool::Pool;
@@ -36,7 +36,7 @@ pub(super) struct Blocks {
 
 impl Blocks {
     pub fn new<K: Kernel>(k: usize) -> Blocks {
-        let words = k.div_ceil(K::STEP);
+        let words = words_of::<K>(k);
         let block = words.div_ceil(words.div_ceil(KC)).next_multiple_of(16);
         Blocks { k, words, block }
     }
@@ -152,6 +152,8 @@ pub(super) fn multiply<K: Kernel>(
         let panels = range * cut.panels..piece.panels.min((range + 1) * cut.panels);
         with_words(Use::Task, cut.rows * A_ROW, |words| {
             let words = words.as_mut_ptr();
+            // SAFETY: the kernel was chosen by `Kernels`; tasks do not run inside tasks' tiles.
+            let _tiles = unsafe { Tiles::<K>::begin() };
             for block in piece.range.0..piece.range.1 {
                 let (k0, k) = piece.blocks.elements_of::<K>(block);
                 let k_contiguous = g.layout != Layout::Tn;
@@ -174,7 +176,7 @@ pub(super) fn multiply<K: Kernel>(
                             K::tile(&Tile {
                                 words: piece.blocks.words_of(block),
                                 a: words.add(r * A_ROW),
-                                a_by_k: !k_contiguous,
+                                a_by_k: K::A_BY_K && !k_contiguous,
                                 b: piece.words.get().add(piece.offset::<K>(block, panel)),
                                 c: c.get().add((i + r) * g.ldc + j),
                                 ldc: g.ldc,

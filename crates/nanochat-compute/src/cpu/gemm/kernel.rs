@@ -4,6 +4,8 @@
 //! A packed word is 4 bytes: one f32, or a pair of bf16 with neighbouring k (the lower half is
 //! the smaller k). The A side of a tile is read word by word, the B side by whole registers.
 
+use std::marker::PhantomData;
+
 /// Words along k that one block holds at most: 16 columns of f32 (AVX2) take 24 KiB of L1.
 pub(crate) const KC: usize = 384;
 /// Distance between two rows of a packed A panel: `KC`, and a cache line against set conflicts.
@@ -41,6 +43,13 @@ pub(crate) trait Lanes: Copy + 'static {
     /// `sums + a * b`, in the order of k within a word.
     unsafe fn mul_add(sums: Self::Sums, a: Self::Words, b: Self::Words) -> Self::Sums;
 
+    /// Called after every 16 words of a block, and at its end: sums that a register of its own holds
+    /// meanwhile join the others.
+    #[inline(always)]
+    unsafe fn line_end(sums: Self::Sums) -> Self::Sums {
+        sums
+    }
+
     /// The packed word of the values at k and k + 1; the second counts only if `STEP` is 2.
     fn word(x0: f32, x1: f32) -> u32;
     /// Packs `N` words from `N * STEP` floats that follow each other along k.
@@ -55,7 +64,7 @@ pub(crate) trait Lanes: Copy + 'static {
 
 /// One product of packed panels: `c = beta * c + a b`.
 pub(crate) struct Tile {
-    /// Steps along k, in words.
+    /// Steps along k, in words: a multiple of `WORDS`.
     pub words: usize,
     /// Panel of A: rows `A_ROW` apart, or (`a_by_k`) `MR` values for each word step.
     pub a: *const u32,
@@ -88,6 +97,31 @@ pub(crate) struct Piece {
     pub k: usize,
 }
 
+/// Words of a packed panel for `k` elements.
+pub(crate) fn words_of<K: Kernel>(k: usize) -> usize {
+    k.div_ceil(K::STEP).next_multiple_of(K::WORDS)
+}
+
+/// A thread that multiplies tiles of `K`, until it is dropped.
+pub(crate) struct Tiles<K: Kernel>(PhantomData<(K, *const ())>);
+
+impl<K: Kernel> Tiles<K> {
+    /// # Safety
+    /// The instructions of `K` exist, and this thread holds no other `Tiles`.
+    pub(crate) unsafe fn begin() -> Tiles<K> {
+        // SAFETY: the conditions of this function.
+        unsafe { K::begin() };
+        Tiles(PhantomData)
+    }
+}
+
+impl<K: Kernel> Drop for Tiles<K> {
+    fn drop(&mut self) {
+        // SAFETY: `begin` proves the instructions.
+        unsafe { K::end() }
+    }
+}
+
 /// The kernels of one instruction set, compiled with its instructions switched on.
 ///
 /// # Safety
@@ -98,6 +132,18 @@ pub(crate) trait Kernel: Lanes {
     const MR: usize;
     /// Columns of a tile.
     const NR: usize;
+    /// Words along k that a tile takes at a time: packed panels are zero up to a multiple of it.
+    const WORDS: usize = 1;
+    /// `pack_a` of rows that do not lie along k makes panels of `MR` values for each word step,
+    /// not rows of words.
+    const A_BY_K: bool = true;
+
+    /// Called by a thread before its first tile of a task.
+    #[inline]
+    unsafe fn begin() {}
+    /// Called after its last one.
+    #[inline]
+    unsafe fn end() {}
 
     /// One tile of C.
     unsafe fn tile(t: &Tile);

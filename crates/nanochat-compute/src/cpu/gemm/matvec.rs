@@ -95,6 +95,9 @@ unsafe fn group<L: Lanes, const R: usize, const G: usize>(d: &Dots, j: usize, la
                             }
                         }
                     }
+                    for row in &mut sums {
+                        row[g] = L::line_end(row[g]);
+                    }
                 }
             }
             let beta = if start == 0 { d.beta } else { 1.0 };

@@ -13,6 +13,8 @@ use super::pool::Pool;
 use super::simd::Kernels;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
@@ -118,12 +120,16 @@ macro_rules! with_kernel {
         use $crate::cpu::simd::Simd;
         use $crate::cpu::gemm::portable::{PortableF32, PortablePairs};
         #[cfg(target_arch = "x86_64")]
-        use $crate::cpu::gemm::{avx2::Avx2F32, avx512::{Avx512F32, Avx512Pairs}};
+        use $crate::cpu::gemm::{amx::Amx, avx2::Avx2F32, avx512::{Avx512F32, Avx512Pairs}};
         match ($kernels.simd(), $multiply) {
+            #[cfg(target_arch = "x86_64")]
+            (Simd::Amx, Multiply::Bf16) => $run::<Amx>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             (Simd::Avx512Bf16, Multiply::Bf16) => $run::<Avx512Pairs>($($arg),*),
             #[cfg(target_arch = "x86_64")]
-            (Simd::Avx512Bf16 | Simd::Avx512, Multiply::F32) => $run::<Avx512F32<false>>($($arg),*),
+            (Simd::Amx | Simd::Avx512Bf16 | Simd::Avx512, Multiply::F32) => {
+                $run::<Avx512F32<false>>($($arg),*)
+            }
             #[cfg(target_arch = "x86_64")]
             (Simd::Avx512, Multiply::Bf16) => $run::<Avx512F32<true>>($($arg),*),
             #[cfg(target_arch = "x86_64")]
