@@ -3,6 +3,8 @@
 //! In: packed panels. Out: a tile of C. Each sum of a block runs over k in ascending order, with
 //! one rounding a product, and is then added to C: whatever rows or columns share the tile.
 
+use std::hint::black_box;
+
 use super::kernel::{A_ROW, Lanes, Tile};
 
 /// `c = beta * c + a b` for `t.rows` rows; picks the smallest unrolled kernel that holds them.
@@ -51,17 +53,16 @@ unsafe fn rows<L: Lanes, const R: usize, const NV: usize, const RS: usize, const
             a = a.add(CS);
             b = b.add(NV * L::N);
         }
-        if t.cols == NV * L::N {
-            for (r, row) in sums.iter().enumerate() {
-                if r < t.rows {
-                    add_row::<L, NV>(t.c.add(r * t.ldc), row, t.beta);
-                }
-            }
-        } else {
-            for (r, row) in sums.iter().enumerate() {
-                if r < t.rows {
-                    add_part_of_row::<L, NV>(t.c.add(r * t.ldc), row, t);
-                }
+        // Sums that are indexed by a variable live in memory, and the compiler would store them in
+        // every step: the loops below see a copy.
+        let sums = black_box(sums);
+        let whole = t.cols == NV * L::N;
+        for (r, row) in sums.iter().enumerate().take(t.rows) {
+            let c = t.c.add(r * t.ldc);
+            if whole {
+                add_row::<L, NV>(c, row, t.beta);
+            } else {
+                add_part_of_row::<L, NV>(c, row, t);
             }
         }
     }
