@@ -9,11 +9,12 @@
 //! | [`peak`] | what the machine could do at most |
 //! | `chunks` | outputs split over threads |
 //! | `math` | exp, tanh, sums, in lanes |
-//! | `rows`, `mixes`, `gates`, `loss`, `optim` | the other operations |
+//! | `rows`, `mixes`, `gates`, `loss`, `adamw`, `muon` | the other operations |
 //!
 //! Work is split into chunks whose size does not depend on the number of threads, and sums follow the
 //! chunks' order: results are the same bits on any number of threads.
 
+mod adamw;
 mod attention;
 mod chunks;
 mod gates;
@@ -21,7 +22,7 @@ pub mod gemm;
 mod loss;
 mod math;
 mod mixes;
-mod optim;
+mod muon;
 pub mod peak;
 pub mod pool;
 mod rows;
@@ -63,7 +64,8 @@ impl Cpu {
         Self::with(Kernels::detect(), threads, precision)
     }
 
-    fn with(kernels: Kernels, threads: usize, precision: Precision) -> Self {
+    /// Opens the CPU with kernels of one's choice.
+    pub fn with(kernels: Kernels, threads: usize, precision: Precision) -> Self {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { all() } else { threads };
         let native = matches!(kernels.simd(), Simd::Amx | Simd::Avx512Bf16);
@@ -319,7 +321,7 @@ impl HostKernels for Cpu {
         loss::softcap(self, x, cap);
     }
     fn adamw(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: &AdamW) {
-        optim::adamw(self, p, m, v, g, s);
+        adamw::adamw(self, p, m, v, g, s);
     }
     fn muon(
         &self,
@@ -330,6 +332,6 @@ impl HostKernels for Cpu {
         g: &[f32],
         s: &Muon,
     ) {
-        optim::muon(self, p, buf, second, scratch, g, s);
+        muon::muon(self, p, buf, second, scratch, g, s);
     }
 }

@@ -72,7 +72,7 @@ pub fn muon(
     equalise_rows(x, s);
     let scale = 1.0 / (norm2(x) * 1.01 + 1e-6);
     x.iter_mut().for_each(|x| *x *= scale);
-    orthogonalise(x, rest, s, &mut |c, a, b, shape| matmul(c, a, b, shape));
+    orthogonalise(x, rest, s);
     let scale = (s.m.min(s.n) as f32).sqrt() / norm2(x).max(1e-6);
     x.iter_mut().for_each(|x| *x *= scale);
     reduce_variance(x, second, s);
@@ -84,12 +84,12 @@ pub fn muon(
 }
 
 /// Euclidean norm, summed in f64.
-pub(crate) fn norm2(x: &[f32]) -> f32 {
+fn norm2(x: &[f32]) -> f32 {
     x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt() as f32
 }
 
 /// Step 2 of [`muon`]: every row to the norm `|X|_F / sqrt(m)`.
-pub(crate) fn equalise_rows(x: &mut [f32], s: &Muon) {
+fn equalise_rows(x: &mut [f32], s: &Muon) {
     let target = norm2(x) / (s.m as f32).sqrt();
     for row in x.chunks_exact_mut(s.n) {
         let scale = target / norm2(row).max(1e-6);
@@ -97,27 +97,24 @@ pub(crate) fn equalise_rows(x: &mut [f32], s: &Muon) {
     }
 }
 
-/// A matrix product: (c, a, b, shape).
-pub(crate) type Product<'a> = &'a mut dyn FnMut(&mut [f32], &[f32], &[f32], &MatMul);
-
-/// Step 3 of [`muon`]: five iterations on X, with products by `mm`.
-pub(crate) fn orthogonalise(x: &mut [f32], rest: &mut [f32], s: &Muon, mm: Product<'_>) {
+/// Step 3 of [`muon`]: five iterations on X.
+fn orthogonalise(x: &mut [f32], rest: &mut [f32], s: &Muon) {
     let (m, n, r) = (s.m, s.n, s.m.min(s.n));
     let (y, rest) = rest.split_at_mut(m * n);
     let (gram, poly) = rest.split_at_mut(r * r);
     let poly = &mut poly[..r * r];
     for (a, b, c) in POLAR_EXPRESS {
         let (layout, k) = if m > n { (Layout::Tn, m) } else { (Layout::Nt, n) };
-        mm(gram, x, x, &MatMul { m: r, n: r, k, layout, beta: 0.0 });
-        mm(poly, gram, gram, &MatMul { m: r, n: r, k: r, layout: Layout::Nn, beta: 0.0 });
+        matmul(gram, x, x, &MatMul { m: r, n: r, k, layout, beta: 0.0 });
+        matmul(poly, gram, gram, &MatMul { m: r, n: r, k: r, layout: Layout::Nn, beta: 0.0 });
         for (p, g) in poly.iter_mut().zip(gram.iter()) {
             *p = b * g + c * *p;
         }
         let shape = MatMul { m, n, k: r, layout: Layout::Nn, beta: 0.0 };
         if m > n {
-            mm(y, x, poly, &shape)
+            matmul(y, x, poly, &shape)
         } else {
-            mm(y, poly, x, &shape)
+            matmul(y, poly, x, &shape)
         }
         for (x, y) in x.iter_mut().zip(y.iter()) {
             *x = a * *x + y;
@@ -127,7 +124,7 @@ pub(crate) fn orthogonalise(x: &mut [f32], rest: &mut [f32], s: &Muon, mm: Produ
 
 /// Step 5 of [`muon`]: `v = mean(X^2)` along the longer axis (the last when m >= n), `second`
 /// decays towards it, `X` is divided by its root and rescaled to the norm it had.
-pub(crate) fn reduce_variance(x: &mut [f32], second: &mut [f32], s: &Muon) {
+fn reduce_variance(x: &mut [f32], second: &mut [f32], s: &Muon) {
     let (m, n) = (s.m, s.n);
     let by_row = m >= n;
     let size = if by_row { n } else { m } as f64;
