@@ -1,6 +1,8 @@
 //! Commands and the flags that all of them share.
 
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
 
 use crate::cmd;
@@ -29,6 +31,9 @@ pub struct Global {
     /// How matrix products multiply; `auto` takes bf16 where the CPU has it.
     #[arg(long, global = true, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
+    /// Instructions that the CPU's kernels use; `auto` takes the fastest that it has.
+    #[arg(long, global = true, value_enum, default_value_t = SimdChoice::Auto)]
+    pub simd: SimdChoice,
     /// Seed of everything that is drawn.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -38,14 +43,21 @@ pub struct Global {
 }
 
 impl Global {
-    /// Opens the device.
-    pub fn backend(&self) -> Cpu {
+    /// Opens the device. Errors: the machine lacks the instructions of `--simd`.
+    pub fn backend(&self) -> Result<Cpu> {
         let precision = match self.dtype {
             Dtype::Auto => Precision::Auto,
             Dtype::F32 => Precision::F32,
             Dtype::Bf16 => Precision::Bf16,
         };
-        Cpu::open(self.threads, precision)
+        let Some(simd) = self.simd.family() else {
+            return Ok(Cpu::open(self.threads, precision));
+        };
+        let Some(kernels) = Kernels::new(simd) else {
+            let have: Vec<String> = Simd::available().iter().map(Simd::to_string).collect();
+            bail!("this CPU has no {simd}: leave --simd out, or choose of {}", have.join(", "));
+        };
+        Ok(Cpu::with(kernels, self.threads, precision))
     }
 }
 
@@ -56,6 +68,36 @@ pub enum Device {
     Auto,
     /// The CPU.
     Cpu,
+}
+
+/// Families of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimdChoice {
+    /// The fastest that the CPU has.
+    Auto,
+    /// Tile registers (Intel servers since 2023).
+    Amx,
+    /// AVX-512 with products of bf16 pairs.
+    Avx512Bf16,
+    /// AVX-512.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// Plain code.
+    Portable,
+}
+
+impl SimdChoice {
+    fn family(self) -> Option<Simd> {
+        match self {
+            SimdChoice::Auto => None,
+            SimdChoice::Amx => Some(Simd::Amx),
+            SimdChoice::Avx512Bf16 => Some(Simd::Avx512Bf16),
+            SimdChoice::Avx512 => Some(Simd::Avx512),
+            SimdChoice::Avx2 => Some(Simd::Avx2),
+            SimdChoice::Portable => Some(Simd::Portable),
+        }
+    }
 }
 
 /// How matrix products multiply.

@@ -1,5 +1,6 @@
 //! What the program runs on.
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
@@ -31,9 +32,9 @@ fn kib(text: &str) -> Option<u64> {
 
 impl Machine {
     /// This machine, with the device that the flags choose.
-    pub fn here(global: &Global) -> Self {
-        let cpu = global.backend();
-        Self {
+    pub fn here(global: &Global) -> Result<Self> {
+        let cpu = global.backend()?;
+        Ok(Self {
             cpu: proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
             backend: nanochat_compute::Backend::name(&cpu),
             threads: cpu.threads(),
@@ -41,7 +42,7 @@ impl Machine {
                 .and_then(|t| kib(&t))
                 .unwrap_or(0),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        }
+        })
     }
 }
 

@@ -104,7 +104,7 @@ fn tokenizer(args: &TokenizerBench, global: &Global) -> Result<()> {
         bytes += docs[i % n].len();
         docs.push(docs[i % n].clone());
     }
-    let threads = global.backend().threads();
+    let threads = global.backend()?.threads();
     let report = nanochat_tokenizer::bench::run(&docs, args.vocab_size, threads)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())

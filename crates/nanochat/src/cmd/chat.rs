@@ -135,7 +135,7 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
     }
     let (run, models) = args.find()?;
     let tokenizer = run.tokenizer()?;
-    let be = global.backend();
+    let be = global.backend()?;
     let (model, meta) = open_model(&be, &models, args.step, &tokenizer)?;
     let context = model.config().sequence_len;
     let mut chat = Chat {

@@ -167,7 +167,7 @@ fn with_run(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, RunDir)> {
 }
 
 fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     let start = Instant::now();
     let (model, run) = with_run(&cpu, &args.model)?;
     let tokenizer = run.tokenizer()?;
@@ -196,7 +196,7 @@ fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
 }
 
 fn eval_held_out(args: &HeldOutArgs, global: &Global) -> Result<()> {
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     let start = Instant::now();
     let (model, run) = with_run(&cpu, &args.model)?;
     let tokenizer = run.tokenizer()?;
@@ -234,7 +234,7 @@ fn eval_tokens(args: &TokensArgs, global: &Global) -> Result<()> {
         .with_context(|| format!("{} is not a JSON list of lists of ids", args.ids.display()))?;
     // Parity is the point: f32 also where bf16 would be faster.
     let dtype = if global.dtype == Dtype::Auto { Dtype::F32 } else { global.dtype };
-    let cpu = Global { dtype, ..global.clone() }.backend();
+    let cpu = Global { dtype, ..global.clone() }.backend()?;
     let (model, _) = open_model(&cpu, &args.model)?;
     let v = model.config().vocab_size;
     let (mut losses, mut argmax) = (Vec::new(), Vec::new());
@@ -275,7 +275,7 @@ fn largest(row: &[f32]) -> usize {
 }
 
 fn eval_sample(args: &SampleArgs, global: &Global) -> Result<()> {
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     let (model, run) = with_run(&cpu, &args.model)?;
     let tokenizer = run.tokenizer()?;
     let mut ids = vec![tokenizer.bos()];

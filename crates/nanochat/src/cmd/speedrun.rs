@@ -223,7 +223,7 @@ struct Pipeline<'a> {
 pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
     let plan = Plan::new(args, global);
     let recipe = Recipe::new(&plan.ask)?;
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     if args.dry_run {
         return dry_run(&cpu, &plan, &recipe);
     }
@@ -232,7 +232,7 @@ pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
         "run.json",
         &json!({
             "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
-            "started": machine::unix_seconds(), "machine": Machine::here(global),
+            "started": machine::unix_seconds(), "machine": Machine::here(global)?,
             "settings": {"plan": &plan, "recipe": &recipe},
         }),
     )?;
@@ -441,7 +441,7 @@ impl Pipeline<'_> {
             "wall_s": wall_s, "peak_rss_bytes": self.state.peak_rss_bytes,
             "stages": self.state.stages, "val_bpb": self.state.val_bpb, "scores": scores,
             "decode_tokens_per_sec": self.state.decode_tokens_per_sec,
-            "machine": Machine::here(global), "parameters": n.total, "flops": flops,
+            "machine": Machine::here(global)?, "parameters": n.total, "flops": flops,
             "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
         });
         self.run.write_json("summary.json", &summary)?;

@@ -334,7 +334,7 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
         "run.json",
         &json!({
             "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
-            "started": machine::unix_seconds(), "machine": machine::Machine::here(global),
+            "started": machine::unix_seconds(), "machine": machine::Machine::here(global)?,
             "settings": {"base": &recipe},
         }),
     )?;
@@ -343,7 +343,7 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
         seed: global.seed,
         eval_tokens_given: args.cadence.eval_tokens.is_some(),
     };
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     let outcome =
         pipeline::train_base(&cpu, &run, &tokenizer, &recipe, &cadence, &corpus, options)?;
     finish(&run, "base", &outcome, recipe.total_batch_size, global)
@@ -379,7 +379,7 @@ fn sft(args: &SftArgs, global: &Global) -> Result<()> {
         Talks::Files(args.data.clone())
     };
     let options = StageOptions { resume: args.resume, seed: global.seed, eval_tokens_given: true };
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     let outcome = pipeline::train_sft(
         &cpu,
         &run,

@@ -56,7 +56,7 @@ impl Batches for RandomTokens {
 
 /// Runs the command.
 pub fn run(args: &TrainBench, global: &Global) -> Result<()> {
-    let cpu = global.backend();
+    let cpu = global.backend()?;
     let be: &dyn Backend = &cpu;
     let config = GptConfig::from_depth(
         args.depth,
