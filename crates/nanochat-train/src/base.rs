@@ -118,7 +118,7 @@ pub fn run(
             validate(&mut run, trainer, &mut progress, &token_bytes, out)?;
         }
         if due(step, cadence.sample_every, last) && step > 0 && !resumed_here {
-            for text in samples(trainer, run.tokenizer, &cadence.prompts)? {
+            for text in samples(trainer, run.tokenizer, &cadence.prompts) {
                 out.line(LineKind::Event, &text);
             }
         }
@@ -167,23 +167,23 @@ fn validate(
     }))
 }
 
-/// Greedy continuations of the prompts, 16 tokens each.
-fn samples(
-    trainer: &Trainer<'_>,
-    tokenizer: &Tokenizer,
-    prompts: &[String],
-) -> Result<Vec<String>> {
+/// Greedy continuations of the prompts, 16 tokens each. A prompt that cannot be continued (T is shorter
+/// than it) says so: what is only shown does not end a run.
+fn samples(trainer: &Trainer<'_>, tokenizer: &Tokenizer, prompts: &[String]) -> Vec<String> {
+    let text = |prompt: &String| match sample(trainer, tokenizer, prompt) {
+        Ok(text) => format!("sample | {prompt}{}", text.replace('\n', " ")),
+        Err(e) => format!("sample | {prompt} (not continued: {e})"),
+    };
+    prompts.iter().map(text).collect()
+}
+
+fn sample(trainer: &Trainer<'_>, tokenizer: &Tokenizer, prompt: &str) -> Result<String> {
     let limit = trainer.model.config().sequence_len;
     let mut decoder = NanoDecoder::new(trainer.be, trainer.model, limit)?;
     let options = GenerateOptions::new(SampleOptions::greedy(), 16);
-    let mut texts = Vec::new();
-    for prompt in prompts {
-        let mut ids = vec![tokenizer.bos()];
-        ids.extend(tokenizer.encode(prompt));
-        nanochat_gpt::model::Decoder::reset(&mut decoder);
-        let generation = Engine::new(&mut decoder, tokenizer)?
-            .generate(&ids, &options, |_| std::ops::ControlFlow::Continue(()))?;
-        texts.push(format!("sample | {prompt}{}", generation.rows[0].text().replace('\n', " ")));
-    }
-    Ok(texts)
+    let mut ids = vec![tokenizer.bos()];
+    ids.extend(tokenizer.encode(prompt));
+    let generation = Engine::new(&mut decoder, tokenizer)?
+        .generate(&ids, &options, |_| std::ops::ControlFlow::Continue(()))?;
+    Ok(generation.rows[0].text().to_string())
 }

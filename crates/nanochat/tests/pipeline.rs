@@ -123,3 +123,37 @@ fn a_plan_is_printed_and_nothing_is_made() {
     }
     assert!(!base.path().join("runs").exists());
 }
+
+#[test]
+fn bad_records_stop_finetuning_or_are_counted_and_stages_are_summed_up() {
+    let base = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| base.path().join(name).to_str().expect("a name in UTF-8").to_owned();
+    let run = path("run");
+    let sizes = "--depth 1 --aspect-ratio 32 --head-dim 16 --max-seq-len 32 --num-iterations 2 \
+                 --device-batch-size 2 --total-batch-size 64 --eval-tokens 64";
+    let tokenizer = format!("tokenizer train --vocab-size 300 --out {run}/tokenizer");
+    let pretrain = format!("train base --run {run} {sizes}");
+    for line in [tokenizer, pretrain] {
+        let done = nanochat(base.path(), &line.split_whitespace().collect::<Vec<_>>());
+        assert!(done.status.success(), "{line}: {}", text(&done));
+    }
+    let good =
+        r#"{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}]}"#;
+    let records: Vec<&str> = (0..60).map(|i| if i == 7 { r#"{"x":1}"# } else { good }).collect();
+    std::fs::write(path("talks.jsonl"), records.join("\n")).expect("talks");
+    let talks = path("talks.jsonl");
+    let tune = ["train", "sft", "--run", &run, "--data", &talks, "--num-iterations", "1"];
+
+    let stopped = nanochat(base.path(), &tune);
+    assert!(!stopped.status.success());
+    assert!(text(&stopped).contains("talks.jsonl"), "{}", text(&stopped));
+    let skipped = nanochat(base.path(), &[&tune[..], &["--skip-bad"]].concat());
+    assert!(skipped.status.success(), "{}", text(&skipped));
+    assert!(text(&skipped).contains("skipped 1"), "{}", text(&skipped));
+
+    let summary = json(Path::new(&run), "summary.json");
+    for stage in ["base", "sft"] {
+        assert!(summary["stages"][stage]["tokens_per_sec"].as_f64() > Some(0.0), "{summary}");
+    }
+    assert!(summary["val_bpb"].is_number() && summary["machine"]["cpu"].is_string(), "{summary}");
+}
