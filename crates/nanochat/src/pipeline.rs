@@ -87,7 +87,12 @@ pub enum Talks {
         conversations: u64,
     },
     /// Files of conversations.
-    Files(Vec<PathBuf>),
+    Files {
+        /// Paths.
+        paths: Vec<PathBuf>,
+        /// What happens to bad records.
+        policy: Policy,
+    },
 }
 
 /// Starter conversations from this one on are for validation.
@@ -98,7 +103,7 @@ const VALIDATION_ONE_IN: usize = 50;
 
 impl Talks {
     /// Training and validation conversations.
-    fn split(&self) -> Result<(ConversationList, ConversationList)> {
+    fn split(&self, screen: &mut Screen) -> Result<(ConversationList, ConversationList)> {
         match self {
             Talks::Starter { seed, conversations } => {
                 let starter = Starter::new(*seed);
@@ -109,10 +114,13 @@ impl Talks {
                     |name: &str, c| ConversationList::new(format!("starter-{seed} {name}"), c);
                 Ok((list("train", train), list("validation", val)))
             }
-            Talks::Files(paths) => {
+            Talks::Files { paths, policy } => {
                 let mut all: Vec<Conversation> = Vec::new();
                 for path in paths {
-                    let (read, _) = conversations::conversations(path, &Policy::default())?;
+                    let (read, skipped) = conversations::conversations(path, policy)?;
+                    if skipped.total() > 0 {
+                        screen.say(&format!("warning: {}: skipped {skipped}", path.display()));
+                    }
                     all.extend(read);
                 }
                 let (mut train, mut val) = (Vec::new(), Vec::new());
@@ -329,7 +337,7 @@ pub fn train_sft(
         too_long: packing.too_long,
         ..PackConfig::new(b, t)
     };
-    let (train, val) = talks.split()?;
+    let (train, val) = talks.split(&mut screen)?;
     let mixture = Mixture::new(vec![(Box::new(train), 1)])?;
     let val = std::sync::Arc::new(val);
     let packer = Packer::new(mixture, tokenizer.clone(), config)?;

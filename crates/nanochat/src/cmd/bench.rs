@@ -66,7 +66,7 @@ pub struct OpsBench {
 #[derive(Args, Clone, Debug)]
 pub struct TokenizerBench {
     /// Files or folders of text; none: the embedded starter corpus.
-    #[arg(long)]
+    #[arg(long, num_args = 1..)]
     pub data: Vec<std::path::PathBuf>,
     /// Bytes of text; the data is repeated to reach it.
     #[arg(long, default_value_t = 100_000_000)]

@@ -9,7 +9,6 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
 use nanochat_compute::ops::MatMul;
-use nanochat_data::Policy;
 use nanochat_data::starter::{Starter, TestKind};
 use nanochat_engine::session::{ChatOptions, Event, Session};
 use nanochat_gpt::checkpoint;
@@ -26,7 +25,7 @@ use nanochat_train::sft::SftRecipe;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::train::{CadenceFlags, RecipeFlags, starter_documents};
+use super::train::{CadenceFlags, RecipeFlags, bad_rows, starter_documents};
 use crate::cli::Global;
 use crate::figures::thousands;
 use crate::machine::{self, Machine};
@@ -60,6 +59,9 @@ pub struct SpeedrunArgs {
     /// Conversations; none: the embedded starter corpus.
     #[arg(long, num_args = 1..)]
     pub sft_data: Vec<PathBuf>,
+    /// Passes over bad rows and records, counted, instead of stopping.
+    #[arg(long)]
+    pub skip_bad: bool,
     /// Tokens of the vocabulary.
     #[arg(long)]
     pub vocab_size: Option<usize>,
@@ -93,6 +95,7 @@ struct Plan {
     seed: u64,
     data: Vec<PathBuf>,
     sft_data: Vec<PathBuf>,
+    skip_bad: bool,
     vocab_size: usize,
     ask: Ask,
     cadence: Cadence,
@@ -143,6 +146,7 @@ impl Plan {
             seed: global.seed,
             data: args.data.clone(),
             sft_data: args.sft_data.clone(),
+            skip_bad: args.skip_bad,
             vocab_size,
             ask: args.recipe.over(ask),
             cadence: args.cadence.over(cadence),
@@ -156,7 +160,7 @@ impl Plan {
         if self.data.is_empty() {
             Corpus::Starter { seed: self.seed, documents: starter_documents(recipe.tokens()) }
         } else {
-            Corpus::Files { paths: self.data.clone(), policy: Policy::default() }
+            Corpus::Files { paths: self.data.clone(), policy: bad_rows(self.skip_bad) }
         }
     }
 
@@ -166,7 +170,8 @@ impl Plan {
             let tokens = self.sft_iterations * recipe.total_batch_size as u64;
             Talks::Starter { seed: self.seed, conversations: tokens / 45 + 1000 }
         } else {
-            Talks::Files(self.sft_data.clone())
+            let policy = bad_rows(self.skip_bad);
+            Talks::Files { paths: self.sft_data.clone(), policy }
         }
     }
 
