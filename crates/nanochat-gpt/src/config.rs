@@ -197,7 +197,7 @@ impl GptConfig {
         let bad = |field: &'static str, detail: String| Err(Error::Config { field, detail });
         let (c, h, hkv) = (raw.n_embd, raw.n_head, raw.n_kv_head);
         for (field, n, most) in [
-            ("sequence_len", raw.sequence_len, 1 << 24),
+            ("sequence_len", raw.sequence_len, 1 << 20),
             ("vocab_size", raw.vocab_size, 1 << 24),
             ("n_layer", raw.n_layer, 4096),
             ("n_head", h, 1 << 16),

@@ -133,6 +133,18 @@ fn one_file(dir: &Path, begin: &str, end: &str) -> Result<PathBuf> {
     }
 }
 
+/// The meta JSON of `weights_file`: the one with the same step in its name (`model_000650` and
+/// `meta_000650`), else the last.
+fn meta_beside(dir: &Path, weights_file: &Path) -> Result<PathBuf> {
+    let stem = weights_file.file_stem().unwrap_or_default().to_string_lossy();
+    let step = stem.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    let same_step = dir.join(format!("meta_{step}.json"));
+    if same_step.exists() {
+        return Ok(same_step);
+    }
+    one_file(dir, "meta", ".json").or_else(|_| one_file(dir, "config", ".json"))
+}
+
 /// Upstream's state dict as safetensors, beside its meta JSON (`model_config` inside, or the fields
 /// themselves).
 fn upstream(be: &dyn Backend, dir: &Path, generation: Option<Generation>) -> Result<Nano> {
@@ -141,7 +153,7 @@ fn upstream(be: &dyn Backend, dir: &Path, generation: Option<Generation>) -> Res
     } else {
         (dir, one_file(dir, "", ".safetensors")?)
     };
-    let meta_file = one_file(dir, "meta", ".json").or_else(|_| one_file(dir, "config", ".json"))?;
+    let meta_file = meta_beside(dir, &weights_file)?;
     let meta = json(&meta_file)?;
     let fields = meta.get("model_config").unwrap_or(&meta).clone();
     let given = fields.get("generation").and_then(Value::as_u64);

@@ -143,6 +143,19 @@ fn a_generation_is_told_from_its_tensors() {
 }
 
 #[test]
+fn weights_are_read_with_the_meta_of_their_own_step() {
+    let dir = tempfile::tempdir().expect("a writable folder");
+    let model = tiny::model(&Reference, tiny::config(Generation::G5), 1);
+    state_dict(dir.path(), &model, "");
+    // A later step of another model lies in the same folder.
+    fs::write(dir.path().join("meta_000200.json"), r#"{"model_config": {"n_layer": 9}}"#)
+        .expect("a writable folder");
+    let file = dir.path().join("model_000100.safetensors");
+    let back = import(&Reference, &file, None).expect("upstream's files");
+    assert!(params(&back) == params(&model));
+}
+
+#[test]
 fn a_wrong_generation_is_refused_by_a_tensor() {
     for have in GENERATIONS {
         let dir = tempfile::tempdir().expect("a writable folder");

@@ -76,7 +76,7 @@ impl<'a> NanoDecoder<'a> {
     /// An empty cache of one row that can hold `max_len` tokens (at most 10 times the sequence length
     /// that the model is made for: the reach of its rotary tables).
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
-        let max_len = max_len.clamp(1, model.config.sequence_len * super::ROPE_REACH);
+        let max_len = max_len.clamp(1, super::rope_reach(&model.config));
         let cache = Cache::new(be, model, 1, FIRST_CAPACITY.min(max_len))?;
         Ok(Self { be, model, max_len, len: 0, rows: 1, cache, buffers: None })
     }

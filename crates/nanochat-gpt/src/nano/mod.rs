@@ -26,8 +26,11 @@ pub struct Nano {
     sin: Tensor,
 }
 
-/// Rotary tables are this many times longer than the sequence that a model is made for.
-const ROPE_REACH: usize = 10;
+/// Positions of the rotary tables: ten times the sequence that a model is made for, as upstream has
+/// it, but no more than a million for its sake.
+fn rope_reach(config: &GptConfig) -> usize {
+    (config.sequence_len * 10).min(1 << 20).max(config.sequence_len)
+}
 
 impl Nano {
     /// A model with all parameters zero.
@@ -36,7 +39,7 @@ impl Nano {
     pub fn zeros(backend: &dyn Backend, config: GptConfig) -> Result<Self> {
         let table = Table::new(&config);
         let params = backend.alloc(table.len(), DType::F32)?;
-        let reach = config.sequence_len * ROPE_REACH;
+        let reach = rope_reach(&config);
         let (cos, sin) = rope_tables(reach, config.head_dim(), config.rules().rope_base);
         let (cos, sin) = (Tensor::from_f32(&cos)?, Tensor::from_f32(&sin)?);
         Ok(Self { config, table, params, cos, sin })
