@@ -33,6 +33,18 @@ fn expect_heads(op: &'static str, h: usize, hkv: usize) -> Result<()> {
     expect(op, hkv > 0 && h.is_multiple_of(hkv), "n_head is not a multiple of n_kv_head")
 }
 
+/// The operands' slices of f32, under their own names.
+macro_rules! f32s {
+    ($op:expr; $($x:ident),*) => { $(let $x = $x.f32($op)?;)* };
+}
+
+/// Every operand has its length.
+macro_rules! lens {
+    ($op:expr; $($x:ident = $len:expr),*) => {
+        $(expect_len($op, stringify!($x), $x.len(), $len)?;)*
+    };
+}
+
 /// Runs a kernel, and notes how long it took when somebody wants to know.
 fn timed<K: HostKernels + ?Sized>(kernels: &K, op: &'static str, run: impl FnOnce()) {
     let Some(profile) = kernels.profile().filter(|p| p.is_on()) else { return run() };
@@ -64,27 +76,25 @@ impl<K: HostKernels> Backend for K {
     fn fill(&self, x: &Tensor, value: f32) -> Result<()> {
         const OP: &str = "fill";
         let ([x], []) = borrow(OP, [x], [])?;
-        let x = x.f32(OP)?;
+        f32s!(OP; x);
         timed(self, OP, || HostKernels::fill(self, x, value));
         Ok(())
     }
 
     fn copy(&self, out: &Tensor, x: &Tensor) -> Result<()> {
         const OP: &str = "copy";
-        expect_len(OP, "x", x.len(), out.len())?;
+        lens!(OP; x = out.len());
         let ([out], [x]) = borrow(OP, [out], [x])?;
-        let out = out.f32(OP)?;
-        let x = x.f32(OP)?;
+        f32s!(OP; out, x);
         timed(self, OP, || HostKernels::copy(self, out, x));
         Ok(())
     }
 
     fn add(&self, out: &Tensor, x: &Tensor) -> Result<()> {
         const OP: &str = "add";
-        expect_len(OP, "x", x.len(), out.len())?;
+        lens!(OP; x = out.len());
         let ([out], [x]) = borrow(OP, [out], [x])?;
-        let out = out.f32(OP)?;
-        let x = x.f32(OP)?;
+        f32s!(OP; out, x);
         timed(self, OP, || HostKernels::add(self, out, x));
         Ok(())
     }
@@ -92,12 +102,12 @@ impl<K: HostKernels> Backend for K {
     fn embedding(&self, out: &Tensor, table: &Tensor, ids: &Tensor, c: usize) -> Result<()> {
         const OP: &str = "embedding";
         expect(OP, c > 0, "rows have no channels")?;
-        expect_len(OP, "out", out.len(), ids.len() * c)?;
+        lens!(OP; out = ids.len() * c);
         let ([out], [table, ids]) = borrow(OP, [out], [table, ids])?;
         let ids = ids.i32(OP)?;
-        let table = table.f32(OP)?;
+        f32s!(OP; table);
         check_ids(OP, ids, table.len() / c)?;
-        let out = out.f32(OP)?;
+        f32s!(OP; out);
         timed(self, OP, || HostKernels::embedding(self, out, table, ids, c));
         Ok(())
     }
@@ -111,12 +121,12 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "embedding_backward";
         expect(OP, c > 0, "rows have no channels")?;
-        expect_len(OP, "dout", dout.len(), ids.len() * c)?;
+        lens!(OP; dout = ids.len() * c);
         let ([dtable], [dout, ids]) = borrow(OP, [dtable], [dout, ids])?;
         let ids = ids.i32(OP)?;
-        let dtable = dtable.f32(OP)?;
+        f32s!(OP; dtable);
         check_ids(OP, ids, dtable.len() / c)?;
-        let dout = dout.f32(OP)?;
+        f32s!(OP; dout);
         timed(self, OP, || HostKernels::embedding_backward(self, dtable, dout, ids, c));
         Ok(())
     }
@@ -124,12 +134,9 @@ impl<K: HostKernels> Backend for K {
     fn norm(&self, out: &Tensor, rstd: &Tensor, x: &Tensor, c: usize, eps: f32) -> Result<()> {
         const OP: &str = "norm";
         expect(OP, c > 0, "rows have no channels")?;
-        expect_len(OP, "x", x.len(), out.len())?;
-        expect_len(OP, "out", out.len(), rstd.len() * c)?;
+        lens!(OP; x = out.len(), out = rstd.len() * c);
         let ([out, rstd], [x]) = borrow(OP, [out, rstd], [x])?;
-        let out = out.f32(OP)?;
-        let rstd = rstd.f32(OP)?;
-        let x = x.f32(OP)?;
+        f32s!(OP; out, rstd, x);
         timed(self, OP, || HostKernels::norm(self, out, rstd, x, c, eps));
         Ok(())
     }
@@ -145,14 +152,9 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "norm_backward";
         expect(OP, c > 0, "rows have no channels")?;
-        expect_len(OP, "dout", dout.len(), dx.len())?;
-        expect_len(OP, "out", out.len(), dx.len())?;
-        expect_len(OP, "dx", dx.len(), rstd.len() * c)?;
+        lens!(OP; dout = dx.len(), out = dx.len(), dx = rstd.len() * c);
         let ([dx], [dout, out, rstd]) = borrow(OP, [dx], [dout, out, rstd])?;
-        let dx = dx.f32(OP)?;
-        let dout = dout.f32(OP)?;
-        let out = out.f32(OP)?;
-        let rstd = rstd.f32(OP)?;
+        f32s!(OP; dx, dout, out, rstd);
         timed(self, OP, || HostKernels::norm_backward(self, dx, dout, out, rstd, c, beta));
         Ok(())
     }
@@ -160,13 +162,9 @@ impl<K: HostKernels> Backend for K {
     fn matmul(&self, c: &Tensor, a: &Tensor, b: &Tensor, s: &MatMul) -> Result<()> {
         const OP: &str = "matmul";
         expect(OP, s.m > 0 && s.n > 0 && s.k > 0, "a matrix is empty")?;
-        expect_len(OP, "c", c.len(), s.m * s.n)?;
-        expect_len(OP, "a", a.len(), s.m * s.k)?;
-        expect_len(OP, "b", b.len(), s.n * s.k)?;
+        lens!(OP; c = s.m * s.n, a = s.m * s.k, b = s.n * s.k);
         let ([c], [a, b]) = borrow(OP, [c], [a, b])?;
-        let c = c.f32(OP)?;
-        let a = a.f32(OP)?;
-        let b = b.f32(OP)?;
+        f32s!(OP; c, a, b);
         timed(self, s.layout.op(), || HostKernels::matmul(self, c, a, b, s));
         Ok(())
     }
@@ -182,17 +180,12 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "smear";
         expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
-        expect_len(OP, "out", out.len(), s.b * s.t * s.c)?;
-        expect_len(OP, "x", x.len(), s.b * s.t * s.c)?;
-        expect_len(OP, "gate", gate.len(), s.b * s.t)?;
-        expect_len(OP, "w", w.len(), s.channels)?;
-        expect_len(OP, "lambda", lambda.len(), 1)?;
+        lens!(OP;
+            out = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t, w = s.channels,
+            lambda = 1
+        );
         let ([out, gate], [x, w, lambda]) = borrow(OP, [out, gate], [x, w, lambda])?;
-        let out = out.f32(OP)?;
-        let gate = gate.f32(OP)?;
-        let x = x.f32(OP)?;
-        let w = w.f32(OP)?;
-        let lambda = lambda.f32(OP)?;
+        f32s!(OP; out, gate, x, w, lambda);
         timed(self, OP, || HostKernels::smear(self, out, gate, x, w, lambda, s));
         Ok(())
     }
@@ -211,24 +204,13 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "smear_backward";
         expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
-        expect_len(OP, "dx", dx.len(), s.b * s.t * s.c)?;
-        expect_len(OP, "dout", dout.len(), s.b * s.t * s.c)?;
-        expect_len(OP, "x", x.len(), s.b * s.t * s.c)?;
-        expect_len(OP, "gate", gate.len(), s.b * s.t)?;
-        expect_len(OP, "w", w.len(), s.channels)?;
-        expect_len(OP, "dw", dw.len(), s.channels)?;
-        expect_len(OP, "lambda", lambda.len(), 1)?;
-        expect_len(OP, "dlambda", dlambda.len(), 1)?;
+        lens!(OP;
+            dx = s.b * s.t * s.c, dout = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t,
+            w = s.channels, dw = s.channels, lambda = 1, dlambda = 1
+        );
         let ([dx, dw, dlambda], [dout, x, gate, w, lambda]) =
             borrow(OP, [dx, dw, dlambda], [dout, x, gate, w, lambda])?;
-        let dx = dx.f32(OP)?;
-        let dw = dw.f32(OP)?;
-        let dlambda = dlambda.f32(OP)?;
-        let dout = dout.f32(OP)?;
-        let x = x.f32(OP)?;
-        let gate = gate.f32(OP)?;
-        let w = w.f32(OP)?;
-        let lambda = lambda.f32(OP)?;
+        f32s!(OP; dx, dw, dlambda, dout, x, gate, w, lambda);
         timed(self, OP, || {
             HostKernels::smear_backward(self, dx, dw, dlambda, dout, x, gate, w, lambda, s)
         });
@@ -237,16 +219,9 @@ impl<K: HostKernels> Backend for K {
 
     fn mix(&self, out: &Tensor, x: &Tensor, y: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
         const OP: &str = "mix";
-        expect_len(OP, "x", x.len(), out.len())?;
-        expect_len(OP, "y", y.len(), out.len())?;
-        expect_len(OP, "a", a.len(), 1)?;
-        expect_len(OP, "b", b.len(), 1)?;
+        lens!(OP; x = out.len(), y = out.len(), a = 1, b = 1);
         let ([out], [x, y, a, b]) = borrow(OP, [out], [x, y, a, b])?;
-        let out = out.f32(OP)?;
-        let x = x.f32(OP)?;
-        let y = y.f32(OP)?;
-        let a = a.f32(OP)?;
-        let b = b.f32(OP)?;
+        f32s!(OP; out, x, y, a, b);
         timed(self, OP, || HostKernels::mix(self, out, x, y, a, b));
         Ok(())
     }
@@ -263,36 +238,18 @@ impl<K: HostKernels> Backend for K {
         b: &Tensor,
     ) -> Result<()> {
         const OP: &str = "mix_backward";
-        expect_len(OP, "x", x.len(), d.len())?;
-        expect_len(OP, "y", y.len(), d.len())?;
-        expect_len(OP, "dy", dy.len(), d.len())?;
-        expect_len(OP, "da", da.len(), 1)?;
-        expect_len(OP, "db", db.len(), 1)?;
-        expect_len(OP, "a", a.len(), 1)?;
-        expect_len(OP, "b", b.len(), 1)?;
+        lens!(OP; x = d.len(), y = d.len(), dy = d.len(), da = 1, db = 1, a = 1, b = 1);
         let ([d, dy, da, db], [x, y, a, b]) = borrow(OP, [d, dy, da, db], [x, y, a, b])?;
-        let d = d.f32(OP)?;
-        let dy = dy.f32(OP)?;
-        let da = da.f32(OP)?;
-        let db = db.f32(OP)?;
-        let x = x.f32(OP)?;
-        let y = y.f32(OP)?;
-        let a = a.f32(OP)?;
-        let b = b.f32(OP)?;
+        f32s!(OP; d, dy, da, db, x, y, a, b);
         timed(self, OP, || HostKernels::mix_backward(self, d, dy, da, db, x, y, a, b));
         Ok(())
     }
 
     fn backout(&self, out: &Tensor, x: &Tensor, y: &Tensor, lambda: &Tensor) -> Result<()> {
         const OP: &str = "backout";
-        expect_len(OP, "x", x.len(), out.len())?;
-        expect_len(OP, "y", y.len(), out.len())?;
-        expect_len(OP, "lambda", lambda.len(), 1)?;
+        lens!(OP; x = out.len(), y = out.len(), lambda = 1);
         let ([out], [x, y, lambda]) = borrow(OP, [out], [x, y, lambda])?;
-        let out = out.f32(OP)?;
-        let x = x.f32(OP)?;
-        let y = y.f32(OP)?;
-        let lambda = lambda.f32(OP)?;
+        f32s!(OP; out, x, y, lambda);
         timed(self, OP, || HostKernels::backout(self, out, x, y, lambda));
         Ok(())
     }
@@ -306,16 +263,9 @@ impl<K: HostKernels> Backend for K {
         lambda: &Tensor,
     ) -> Result<()> {
         const OP: &str = "backout_backward";
-        expect_len(OP, "dout", dout.len(), dy.len())?;
-        expect_len(OP, "y", y.len(), dy.len())?;
-        expect_len(OP, "lambda", lambda.len(), 1)?;
-        expect_len(OP, "dlambda", dlambda.len(), 1)?;
+        lens!(OP; dout = dy.len(), y = dy.len(), lambda = 1, dlambda = 1);
         let ([dy, dlambda], [dout, y, lambda]) = borrow(OP, [dy, dlambda], [dout, y, lambda])?;
-        let dy = dy.f32(OP)?;
-        let dlambda = dlambda.f32(OP)?;
-        let dout = dout.f32(OP)?;
-        let y = y.f32(OP)?;
-        let lambda = lambda.f32(OP)?;
+        f32s!(OP; dy, dlambda, dout, y, lambda);
         timed(self, OP, || HostKernels::backout_backward(self, dy, dlambda, dout, y, lambda));
         Ok(())
     }
@@ -329,13 +279,11 @@ impl<K: HostKernels> Backend for K {
         s: &RopeNorm,
     ) -> Result<()> {
         const OP: &str = "rope_norm";
-        expect_len(OP, "x", x.len(), rstd.len() * s.d)?;
-        expect_len(OP, "cos", cos.len(), sin.len())?;
+        lens!(OP; x = rstd.len() * s.d, cos = sin.len());
         let ([x, rstd], [cos, sin]) = borrow(OP, [x, rstd], [cos, sin])?;
         let (cos, rstd) = (cos.f32(OP)?, rstd.f32(OP)?);
         expect_positions(OP, cos.len(), s, rstd.len())?;
-        let x = x.f32(OP)?;
-        let sin = sin.f32(OP)?;
+        f32s!(OP; x, sin);
         timed(self, OP, || HostKernels::rope_norm(self, x, rstd, cos, sin, s));
         Ok(())
     }
@@ -350,15 +298,11 @@ impl<K: HostKernels> Backend for K {
         s: &RopeNorm,
     ) -> Result<()> {
         const OP: &str = "rope_norm_backward";
-        expect_len(OP, "dx", dx.len(), rstd.len() * s.d)?;
-        expect_len(OP, "out", out.len(), dx.len())?;
-        expect_len(OP, "cos", cos.len(), sin.len())?;
+        lens!(OP; dx = rstd.len() * s.d, out = dx.len(), cos = sin.len());
         let ([dx], [out, rstd, cos, sin]) = borrow(OP, [dx], [out, rstd, cos, sin])?;
         let (cos, rstd) = (cos.f32(OP)?, rstd.f32(OP)?);
         expect_positions(OP, cos.len(), s, rstd.len())?;
-        let dx = dx.f32(OP)?;
-        let out = out.f32(OP)?;
-        let sin = sin.f32(OP)?;
+        f32s!(OP; dx, out, sin);
         timed(self, OP, || HostKernels::rope_norm_backward(self, dx, out, rstd, cos, sin, s));
         Ok(())
     }
@@ -375,18 +319,15 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "value_gate";
         expect_gate(OP, s)?;
-        expect_len(OP, "v", v.len(), ids.len() * s.hkv * s.d)?;
-        expect_len(OP, "gate", gate.len(), ids.len() * s.hkv)?;
-        expect_len(OP, "y", y.len(), ids.len() * s.c)?;
-        expect_len(OP, "w", w.len(), s.hkv * s.channels)?;
+        lens!(OP;
+            v = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
+            w = s.hkv * s.channels
+        );
         let ([v, gate], [table, ids, y, w]) = borrow(OP, [v, gate], [table, ids, y, w])?;
         let ids = ids.i32(OP)?;
-        let v = v.f32(OP)?;
-        let gate = gate.f32(OP)?;
-        let table = table.f32(OP)?;
+        f32s!(OP; v, gate, table);
         check_ids(OP, ids, table.len() / (s.hkv * s.d))?;
-        let y = y.f32(OP)?;
-        let w = w.f32(OP)?;
+        f32s!(OP; y, w);
         timed(self, OP, || HostKernels::value_gate(self, v, gate, table, ids, y, w, s));
         Ok(())
     }
@@ -406,25 +347,17 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "value_gate_backward";
         expect_gate(OP, s)?;
-        expect_len(OP, "dv", dv.len(), ids.len() * s.hkv * s.d)?;
-        expect_len(OP, "gate", gate.len(), ids.len() * s.hkv)?;
-        expect_len(OP, "y", y.len(), ids.len() * s.c)?;
-        expect_len(OP, "dy", dy.len(), ids.len() * s.c)?;
-        expect_len(OP, "w", w.len(), s.hkv * s.channels)?;
-        expect_len(OP, "dw", dw.len(), s.hkv * s.channels)?;
-        expect_len(OP, "table", table.len(), dtable.len())?;
+        lens!(OP;
+            dv = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
+            dy = ids.len() * s.c, w = s.hkv * s.channels, dw = s.hkv * s.channels,
+            table = dtable.len()
+        );
         let ([dtable, dw, dy], [dv, table, ids, y, w, gate]) =
             borrow(OP, [dtable, dw, dy], [dv, table, ids, y, w, gate])?;
         let ids = ids.i32(OP)?;
-        let dtable = dtable.f32(OP)?;
-        let dw = dw.f32(OP)?;
-        let dy = dy.f32(OP)?;
-        let dv = dv.f32(OP)?;
-        let table = table.f32(OP)?;
+        f32s!(OP; dtable, dw, dy, dv, table);
         check_ids(OP, ids, table.len() / (s.hkv * s.d))?;
-        let y = y.f32(OP)?;
-        let w = w.f32(OP)?;
-        let gate = gate.f32(OP)?;
+        f32s!(OP; y, w, gate);
         timed(self, OP, || {
             HostKernels::value_gate_backward(self, dtable, dw, dy, dv, table, ids, y, w, gate, s)
         });
@@ -433,30 +366,27 @@ impl<K: HostKernels> Backend for K {
 
     fn relu2(&self, out: &Tensor, x: &Tensor) -> Result<()> {
         const OP: &str = "relu2";
-        expect_len(OP, "x", x.len(), out.len())?;
+        lens!(OP; x = out.len());
         let ([out, x], []) = borrow(OP, [out, x], [])?;
-        let out = out.f32(OP)?;
-        let x = x.f32(OP)?;
+        f32s!(OP; out, x);
         timed(self, OP, || HostKernels::relu2(self, out, x));
         Ok(())
     }
 
     fn relu2_backward(&self, d: &Tensor, r: &Tensor) -> Result<()> {
         const OP: &str = "relu2_backward";
-        expect_len(OP, "r", r.len(), d.len())?;
+        lens!(OP; r = d.len());
         let ([d], [r]) = borrow(OP, [d], [r])?;
-        let d = d.f32(OP)?;
-        let r = r.f32(OP)?;
+        f32s!(OP; d, r);
         timed(self, OP, || HostKernels::relu2_backward(self, d, r));
         Ok(())
     }
 
     fn square(&self, out: &Tensor, r: &Tensor) -> Result<()> {
         const OP: &str = "square";
-        expect_len(OP, "r", r.len(), out.len())?;
+        lens!(OP; r = out.len());
         let ([out], [r]) = borrow(OP, [out], [r])?;
-        let out = out.f32(OP)?;
-        let r = r.f32(OP)?;
+        f32s!(OP; out, r);
         timed(self, OP, || HostKernels::square(self, out, r));
         Ok(())
     }
@@ -472,17 +402,12 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "attention";
         expect_heads(OP, s.h, s.hkv)?;
-        expect_len(OP, "out", out.len(), s.b * s.t * s.h * s.d)?;
-        expect_len(OP, "q", q.len(), s.b * s.t * s.h * s.d)?;
-        expect_len(OP, "lse", lse.len(), s.b * s.t * s.h)?;
-        expect_len(OP, "k", k.len(), s.b * s.t * s.hkv * s.d)?;
-        expect_len(OP, "v", v.len(), s.b * s.t * s.hkv * s.d)?;
+        lens!(OP;
+            out = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h,
+            k = s.b * s.t * s.hkv * s.d, v = s.b * s.t * s.hkv * s.d
+        );
         let ([out, lse], [q, k, v]) = borrow(OP, [out, lse], [q, k, v])?;
-        let out = out.f32(OP)?;
-        let lse = lse.f32(OP)?;
-        let q = q.f32(OP)?;
-        let k = k.f32(OP)?;
-        let v = v.f32(OP)?;
+        f32s!(OP; out, lse, q, k, v);
         timed(self, OP, || HostKernels::attention(self, out, lse, q, k, v, s));
         Ok(())
     }
@@ -502,26 +427,15 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "attention_backward";
         expect_heads(OP, s.h, s.hkv)?;
-        expect_len(OP, "dq", dq.len(), s.b * s.t * s.h * s.d)?;
-        expect_len(OP, "q", q.len(), s.b * s.t * s.h * s.d)?;
-        expect_len(OP, "out", out.len(), s.b * s.t * s.h * s.d)?;
-        expect_len(OP, "dout", dout.len(), s.b * s.t * s.h * s.d)?;
-        expect_len(OP, "lse", lse.len(), s.b * s.t * s.h)?;
-        expect_len(OP, "k", k.len(), s.b * s.t * s.hkv * s.d)?;
-        expect_len(OP, "v", v.len(), s.b * s.t * s.hkv * s.d)?;
-        expect_len(OP, "dk", dk.len(), s.b * s.t * s.hkv * s.d)?;
-        expect_len(OP, "dv", dv.len(), s.b * s.t * s.hkv * s.d)?;
+        lens!(OP;
+            dq = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, out = s.b * s.t * s.h * s.d,
+            dout = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h, k = s.b * s.t * s.hkv * s.d,
+            v = s.b * s.t * s.hkv * s.d, dk = s.b * s.t * s.hkv * s.d,
+            dv = s.b * s.t * s.hkv * s.d
+        );
         let ([dq, dk, dv], [dout, out, lse, q, k, v]) =
             borrow(OP, [dq, dk, dv], [dout, out, lse, q, k, v])?;
-        let dq = dq.f32(OP)?;
-        let dk = dk.f32(OP)?;
-        let dv = dv.f32(OP)?;
-        let dout = dout.f32(OP)?;
-        let out = out.f32(OP)?;
-        let lse = lse.f32(OP)?;
-        let q = q.f32(OP)?;
-        let k = k.f32(OP)?;
-        let v = v.f32(OP)?;
+        f32s!(OP; dq, dk, dv, dout, out, lse, q, k, v);
         timed(self, OP, || {
             HostKernels::attention_backward(self, dq, dk, dv, dout, out, lse, q, k, v, s)
         });
@@ -538,10 +452,10 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "attention_cached";
         expect_heads(OP, s.h, s.hkv)?;
-        expect_len(OP, "out", out.len(), s.rows * s.t * s.h * s.d)?;
-        expect_len(OP, "q", q.len(), s.rows * s.t * s.h * s.d)?;
-        expect_len(OP, "k", k.len(), s.rows * s.capacity * s.hkv * s.d)?;
-        expect_len(OP, "v", v.len(), s.rows * s.capacity * s.hkv * s.d)?;
+        lens!(OP;
+            out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d,
+            k = s.rows * s.capacity * s.hkv * s.d, v = s.rows * s.capacity * s.hkv * s.d
+        );
         let ([out], [q, k, v]) = borrow(OP, [out], [q, k, v])?;
         if s.start + s.t > s.capacity {
             return Err(Error::Invalid {
@@ -549,10 +463,7 @@ impl<K: HostKernels> Backend for K {
                 detail: format!("position {} is past the cache of {}", s.start + s.t, s.capacity),
             });
         }
-        let out = out.f32(OP)?;
-        let q = q.f32(OP)?;
-        let k = k.f32(OP)?;
-        let v = v.f32(OP)?;
+        f32s!(OP; out, q, k, v);
         timed(self, OP, || HostKernels::attention_cached(self, out, q, k, v, s));
         Ok(())
     }
@@ -560,21 +471,16 @@ impl<K: HostKernels> Backend for K {
     fn softcap(&self, x: &Tensor, cap: f32) -> Result<()> {
         const OP: &str = "softcap";
         let ([x], []) = borrow(OP, [x], [])?;
-        let x = x.f32(OP)?;
+        f32s!(OP; x);
         timed(self, OP, || HostKernels::softcap(self, x, cap));
         Ok(())
     }
 
     fn adamw(&self, p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, s: &AdamW) -> Result<()> {
         const OP: &str = "adamw";
-        expect_len(OP, "m", m.len(), p.len())?;
-        expect_len(OP, "v", v.len(), p.len())?;
-        expect_len(OP, "g", g.len(), p.len())?;
+        lens!(OP; m = p.len(), v = p.len(), g = p.len());
         let ([p, m, v], [g]) = borrow(OP, [p, m, v], [g])?;
-        let p = p.f32(OP)?;
-        let m = m.f32(OP)?;
-        let v = v.f32(OP)?;
-        let g = g.f32(OP)?;
+        f32s!(OP; p, m, v, g);
         timed(self, OP, || HostKernels::adamw(self, p, m, v, g, s));
         Ok(())
     }
@@ -590,17 +496,12 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "muon";
         expect(OP, s.m > 0 && s.n > 0, "the matrix is empty")?;
-        expect_len(OP, "p", p.len(), s.m * s.n)?;
-        expect_len(OP, "buf", buf.len(), s.m * s.n)?;
-        expect_len(OP, "g", g.len(), s.m * s.n)?;
-        expect_len(OP, "second", second.len(), s.second_len())?;
-        expect_len(OP, "scratch", scratch.len(), s.scratch_len())?;
+        lens!(OP;
+            p = s.m * s.n, buf = s.m * s.n, g = s.m * s.n, second = s.second_len(),
+            scratch = s.scratch_len()
+        );
         let ([p, buf, second, scratch], [g]) = borrow(OP, [p, buf, second, scratch], [g])?;
-        let p = p.f32(OP)?;
-        let buf = buf.f32(OP)?;
-        let second = second.f32(OP)?;
-        let scratch = scratch.f32(OP)?;
-        let g = g.f32(OP)?;
+        f32s!(OP; p, buf, second, scratch, g);
         timed(self, OP, || HostKernels::muon(self, p, buf, second, scratch, g, s));
         Ok(())
     }
@@ -617,10 +518,7 @@ impl<K: HostKernels> Backend for K {
     ) -> Result<()> {
         const OP: &str = "head_loss";
         expect(OP, s.c > 0 && s.v > 0, "the weight is empty")?;
-        expect_len(OP, "losses", losses.len(), s.n)?;
-        expect_len(OP, "targets", targets.len(), s.n)?;
-        expect_len(OP, "x", x.len(), s.n * s.c)?;
-        expect_len(OP, "scratch", scratch.len(), s.scratch_len())?;
+        lens!(OP; losses = s.n, targets = s.n, x = s.n * s.c, scratch = s.scratch_len());
         let reads = [x, w, targets];
         let check = |[_, w, targets]: &[View<'_>; 3]| -> Result<()> {
             let (View::F32(w), View::I32(targets)) = (w, targets) else {
