@@ -28,7 +28,7 @@ pub struct Global {
     /// CPU threads; 0 takes all that the process may use.
     #[arg(long, global = true, default_value_t = 0)]
     pub threads: usize,
-    /// How matrix products multiply; `auto` takes bf16 where the CPU has it.
+    /// How matrix products multiply; `auto` takes bf16 where the CPU is faster at it.
     #[arg(long, global = true, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
     /// Instructions that the CPU's kernels use; `auto` takes the fastest that it has.
@@ -103,7 +103,7 @@ impl SimdChoice {
 /// How matrix products multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
-    /// bf16 where the CPU has it, else f32.
+    /// bf16 where the CPU is faster at it, else f32.
     Auto,
     /// 32-bit floats.
     F32,

@@ -41,7 +41,7 @@ use simd::{Kernels, Simd};
 /// How matrix products multiply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// bf16 where the CPU multiplies bf16, else f32.
+    /// bf16 where the CPU is faster at it, else f32.
     #[default]
     Auto,
     /// f32.
@@ -68,10 +68,9 @@ impl Cpu {
     pub fn with(kernels: Kernels, threads: usize, precision: Precision) -> Self {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { all() } else { threads };
-        let native = matches!(kernels.simd(), Simd::Amx | Simd::Avx512Bf16);
         let multiply = match precision {
             Precision::Bf16 => Multiply::Bf16,
-            Precision::Auto if native => Multiply::Bf16,
+            Precision::Auto if kernels.is_bf16_faster() => Multiply::Bf16,
             Precision::Auto | Precision::F32 => Multiply::F32,
         };
         Self { pool: Pool::new(threads), kernels, multiply, profile: Profile::default() }

@@ -55,6 +55,17 @@ impl Simd {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    let id = std::arch::x86_64::__cpuid(0);
+    [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_intel() -> bool {
+    false
+}
+
 impl fmt::Display for Simd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -88,6 +99,19 @@ impl Kernels {
     /// All kernels this machine can run, the fastest first: what conformance tests walk through.
     pub fn available() -> Vec<Kernels> {
         Simd::available().into_iter().map(|simd| Kernels { simd }).collect()
+    }
+
+    /// Whether products of bf16 are faster than those of f32.
+    ///
+    /// Intel's `vdpbf16ps` does half as many products a cycle as its f32 multiply-add (162 against 349
+    /// GFLOP/s on two cores of an Emerald Rapids, `nanochat bench ops --simd avx512-bf16`,
+    /// 2026-11-26); AMD's does twice as many.
+    pub fn is_bf16_faster(&self) -> bool {
+        match self.simd {
+            Simd::Amx => true,
+            Simd::Avx512Bf16 => !is_intel(),
+            Simd::Avx512 | Simd::Avx2 | Simd::Portable => false,
+        }
     }
 
     /// The family of these kernels.
