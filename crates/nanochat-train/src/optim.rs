@@ -24,22 +24,37 @@ pub struct LearningRates {
     pub matrix: f64,
     /// x0 lambdas; residual lambdas take a hundredth.
     pub scalar: f64,
+    /// Smear and backout: never scaled by batch or width.
+    #[serde(default = "upstream_smear")]
+    pub smear: f64,
+}
+
+/// Upstream's constant: what runs had before it could be chosen.
+fn upstream_smear() -> f64 {
+    0.2
 }
 
 impl Default for LearningRates {
     fn default() -> Self {
-        Self { embedding: 0.3, unembedding: 0.008, matrix: 0.02, scalar: 0.5 }
+        Self {
+            embedding: 0.3,
+            unembedding: 0.008,
+            matrix: 0.02,
+            scalar: 0.5,
+            smear: upstream_smear(),
+        }
     }
 }
 
 impl LearningRates {
-    /// All rates times a factor.
+    /// All rates but that of smear times a factor.
     pub fn scaled(self, by: f64) -> Self {
         Self {
             embedding: self.embedding * by,
             unembedding: self.unembedding * by,
             matrix: self.matrix * by,
             scalar: self.scalar * by,
+            ..self
         }
     }
 }
@@ -47,8 +62,6 @@ impl LearningRates {
 const EPS: f32 = 1e-10;
 /// Muon's decay of the variance buffer.
 const MUON_BETA2: f32 = 0.9;
-/// Rate of smear and backout; never scaled.
-const SMEAR_LR: f64 = 0.2;
 
 /// (lr, beta1, beta2, weight decay) of an AdamW group; `width` is (C / 768)^-0.5.
 fn adamw_group(group: Group, lr: &LearningRates, width: f64) -> (f64, f32, f32, f32) {
@@ -58,7 +71,7 @@ fn adamw_group(group: Group, lr: &LearningRates, width: f64) -> (f64, f32, f32, 
         Group::ValueEmbeds => (lr.embedding * width * 0.5, 0.8, 0.995, 0.01),
         Group::ResidLambdas => (lr.scalar * 0.01, 0.8, 0.95, 0.05),
         Group::X0Lambdas => (lr.scalar, 0.96, 0.95, 0.0),
-        Group::Smear => (SMEAR_LR, 0.8, 0.95, 0.0),
+        Group::Smear => (lr.smear, 0.8, 0.95, 0.0),
         Group::Matrix => unreachable!("matrices are Muon's"),
     }
 }

@@ -241,11 +241,20 @@ fn a_recipe_of_any_numbers_can_be_resumed() {
             unembedding: draw() * 1e-3,
             matrix: draw() / 3.0,
             scalar: draw() * 1e7,
+            smear: draw(),
         };
         let text = serde_json::to_string(&rates).expect("plain");
         let again: LearningRates = serde_json::from_str(&text).expect("its own text");
         assert_eq!(again, rates);
     }
+}
+
+#[test]
+fn rates_of_runs_that_could_not_choose_the_smear_rate_are_upstreams() {
+    let text = r#"{"embedding": 0.3, "unembedding": 0.008, "matrix": 0.02, "scalar": 0.5}"#;
+    let rates: LearningRates = serde_json::from_str(text).expect("settings of a checkpoint");
+    assert_eq!(rates, LearningRates::default());
+    assert_eq!(rates.scaled(0.1).smear, rates.smear, "never scaled by the batch");
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn equals_pytorch(be: &dyn Backend) {
         unembedding: number(&flags["unembedding_lr"]),
         matrix: number(&flags["matrix_lr"]),
         scalar: number(&flags["scalar_lr"]),
+        ..LearningRates::default()
     };
     let rates = rates.scaled(number(&want["batch_lr_scale"]));
     let optim = Optimizer::new(be, &model, rates).expect("a small state");

@@ -147,6 +147,7 @@ pub fn sft_recipe(args: &SftArgs, from: &std::path::Path) -> Result<SftRecipe> {
             unembedding: args.unembedding_lr.unwrap_or(rates.unembedding),
             matrix: args.matrix_lr.unwrap_or(rates.matrix),
             scalar: args.scalar_lr.unwrap_or(rates.scalar),
+            ..rates
         },
         schedule: SftSchedule {
             init_lr_frac: args.init_lr_frac,

@@ -102,6 +102,9 @@ pub struct RecipeFlags {
     /// Rate of the scalars before scaling (default: 0.5).
     #[arg(long)]
     pub scalar_lr: Option<f64>,
+    /// Rate of the smear and backout weights, never scaled (default: 0.2).
+    #[arg(long)]
+    pub smear_lr: Option<f64>,
     /// Muon weight decay before scaling (default: 0.28).
     #[arg(long)]
     pub weight_decay: Option<f64>,
@@ -139,6 +142,7 @@ impl RecipeFlags {
                 unembedding: self.unembedding_lr.unwrap_or(d.rates.unembedding),
                 matrix: self.matrix_lr.unwrap_or(d.rates.matrix),
                 scalar: self.scalar_lr.unwrap_or(d.rates.scalar),
+                smear: self.smear_lr.unwrap_or(d.rates.smear),
             },
             weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
             warmup_steps: self.warmup_steps.unwrap_or(d.warmup_steps),
