@@ -104,14 +104,23 @@ impl Cpu {
     }
 
     pub(crate) fn product(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
-        let layout = match s.layout {
-            Layout::Nt => gemm::Layout::Nt,
-            Layout::Nn => gemm::Layout::Nn,
-            Layout::Tn => gemm::Layout::Tn,
-        };
-        let g = Gemm::new(layout, s.m, s.n, s.k).with_beta(s.beta);
+        gemm::gemm(&self.pool, &self.kernels, self.multiply, gemm_of(s), c, a, b);
+    }
+
+    /// A product that is symmetric: half the work.
+    pub(crate) fn symmetric_product(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
+        let g = gemm_of(s).with_symmetry();
         gemm::gemm(&self.pool, &self.kernels, self.multiply, g, c, a, b);
     }
+}
+
+fn gemm_of(s: &MatMul) -> Gemm {
+    let layout = match s.layout {
+        Layout::Nt => gemm::Layout::Nt,
+        Layout::Nn => gemm::Layout::Nn,
+        Layout::Tn => gemm::Layout::Tn,
+    };
+    Gemm::new(layout, s.m, s.n, s.k).with_beta(s.beta)
 }
 
 impl HostKernels for Cpu {

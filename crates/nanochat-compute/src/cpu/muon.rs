@@ -155,7 +155,7 @@ fn equalise_rows(cpu: &Cpu, x: &mut [f32], s: &Muon) {
     });
 }
 
-/// Step 3 of the reference.
+/// Step 3 of the reference. A Gram matrix is symmetric, and so is its square.
 fn orthogonalise(cpu: &Cpu, x: &mut [f32], rest: &mut [f32], s: &Muon) {
     let (m, n, r) = (s.m, s.n, s.m.min(s.n));
     let (y, rest) = rest.split_at_mut(m * n);
@@ -163,9 +163,9 @@ fn orthogonalise(cpu: &Cpu, x: &mut [f32], rest: &mut [f32], s: &Muon) {
     let poly = &mut rest[..r * r];
     for (a, b, c) in POLAR_EXPRESS {
         let (layout, k) = if m > n { (Layout::Tn, m) } else { (Layout::Nt, n) };
-        cpu.product(gram, x, x, &MatMul { m: r, n: r, k, layout, beta: 0.0 });
+        cpu.symmetric_product(gram, x, x, &MatMul { m: r, n: r, k, layout, beta: 0.0 });
         let square = MatMul { m: r, n: r, k: r, layout: Layout::Nn, beta: 0.0 };
-        cpu.product(poly, gram, gram, &square);
+        cpu.symmetric_product(poly, gram, gram, &square);
         add_to(cpu, poly, c, gram, b);
         let shape = MatMul { m, n, k: r, layout: Layout::Nn, beta: 0.0 };
         if m > n {

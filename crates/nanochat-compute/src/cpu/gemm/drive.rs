@@ -170,6 +170,9 @@ pub(super) fn multiply<K: Kernel>(
                 for panel in panels.clone() {
                     let j = columns.start + panel * K::NR;
                     for r in (0..rows).step_by(K::MR) {
+                        if g.symmetric && j + K::NR <= i + r {
+                            continue; // below the diagonal
+                        }
                         // SAFETY: A and B are packed, above and by the caller; the tile
                         // (i + r .., j ..) lies inside C (`Gemm::check_c`) and inside this task.
                         unsafe {

@@ -70,6 +70,8 @@ pub struct Gemm {
     pub ldb: usize,
     /// Elements from one row of C to the next.
     pub ldc: usize,
+    /// C is known to be symmetric: what stands below the diagonal is copied from above it.
+    pub symmetric: bool,
 }
 
 impl Gemm {
@@ -77,7 +79,7 @@ impl Gemm {
     pub fn new(layout: Layout, m: usize, n: usize, k: usize) -> Gemm {
         let lda = if layout == Layout::Tn { m } else { k };
         let ldb = if layout == Layout::Nt { k } else { n };
-        Gemm { m, n, k, layout, beta: 0.0, lda, ldb, ldc: n }
+        Gemm { m, n, k, layout, beta: 0.0, lda, ldb, ldc: n, symmetric: false }
     }
 
     /// The same, added to `beta * C`.
@@ -85,9 +87,16 @@ impl Gemm {
         Gemm { beta, ..self }
     }
 
+    /// The same, of which half is computed; for C with `m == n` and `beta` 0.
+    pub fn with_symmetry(self) -> Gemm {
+        Gemm { symmetric: true, ..self }
+    }
+
     fn check_c(&self, c: &[f32]) {
         check("C", c.len(), self.m, self.n, self.ldc);
         assert!(self.k > 0, "gemm: k is 0");
+        let whole = !self.symmetric || (self.m == self.n && self.beta == 0.0);
+        assert!(whole, "gemm: {} x {} + {} C is not symmetric", self.m, self.n, self.beta);
     }
 
     fn check_a(&self, a: &[f32]) {
@@ -161,6 +170,24 @@ pub fn gemm(
     g.check_b(b);
     let (c, a, b) = (Shared(c.as_mut_ptr()), a.as_ptr(), b.as_ptr());
     with_kernel!(kernels, multiply, drive(pool, &g, c, SharedConst(a), SharedConst(b)));
+    if g.symmetric {
+        mirror(pool, &g, c);
+    }
+}
+
+/// Copies what stands above the diagonal of C to below it.
+fn mirror(pool: &Pool, g: &Gemm, c: Shared<f32>) {
+    /// Rows of a task.
+    const ROWS: usize = 32;
+    pool.run(g.m.div_ceil(ROWS), |task| {
+        for i in task * ROWS..g.m.min((task + 1) * ROWS) {
+            for j in 0..i {
+                // SAFETY: j < i < m = n, so both elements lie in C (`Gemm::check_c`); a task writes
+                // below the diagonal in its own rows, and everybody reads above it only.
+                unsafe { *c.get().add(i * g.ldc + j) = *c.get().add(j * g.ldc + i) };
+            }
+        }
+    });
 }
 
 /// A pointer that tasks share; which task touches what is said where it is used.

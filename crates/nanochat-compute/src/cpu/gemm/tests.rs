@@ -115,6 +115,27 @@ fn a_row_depends_neither_on_the_other_rows_nor_on_the_threads() {
 }
 
 #[test]
+fn a_symmetric_product_is_the_whole_product() {
+    let pool = Pool::new(3);
+    for kernels in Kernels::available() {
+        for multiply in [Multiply::F32, Multiply::Bf16] {
+            for (m, k) in [(1, 3), (7, 5), (33, 65), (64, 96), (97, 400), (150, 31)] {
+                let a = random(m * k, 9);
+                let g = Gemm { ldc: m + 3, ..Gemm::new(Layout::Nt, m, m, k) };
+                let mut whole = vec![0.0; m * g.ldc];
+                let mut half = vec![f32::NAN; m * g.ldc];
+                gemm(&pool, &kernels, multiply, g, &mut whole, &a, &a);
+                gemm(&pool, &kernels, multiply, g.with_symmetry(), &mut half, &a, &a);
+                for i in 0..m {
+                    let (whole, half) = (&whole[i * g.ldc..][..m], &half[i * g.ldc..][..m]);
+                    assert!(whole == half, "{} {multiply:?} {m} x {k} row {i}", kernels.simd());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn families_with_the_same_fused_sums_agree_to_the_bit_in_f32() {
     let fused = |k: &Kernels| k.simd() != Simd::Portable;
     let product = |kernels: &Kernels| {
