@@ -295,3 +295,18 @@ fn checkpoints_are_listed_verified_imported_and_pruned() {
         refused(home, &["chat", "--run", "runs/toy", "-p", "x"]).contains("no usable checkpoint")
     );
 }
+
+#[test]
+fn an_imported_model_without_a_tokenizer_is_evaluated_by_its_run() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let hugging_face = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gen1/hf");
+    ok(home, &["import", hugging_face, "--out", "copy"]);
+    std::fs::write(home.join("ids.json"), "[[1, 2, 3]]").unwrap();
+    for model in ["copy", "copy/base", "copy/base/step-000000", hugging_face] {
+        let told = ok(home, &["eval", "tokens", "--model", model, "--ids", "ids.json"]);
+        assert!(told.contains("\"losses\":[["), "{model}: {told}");
+    }
+    // What needs words says what is missing.
+    assert!(refused(home, &["chat", "--run", "copy", "-p", "hi"]).contains("tokenizer"));
+}

@@ -119,6 +119,11 @@ pub fn run(command: &EvalCommand, global: &Global) -> Result<()> {
     }
 }
 
+/// A run holds a tokenizer or a stage: one that was imported has no tokenizer yet.
+fn is_run(dir: &Path) -> bool {
+    ["tokenizer", "base", "sft"].iter().any(|name| dir.join(name).is_dir())
+}
+
 /// Opens a model wherever it lies; the run is known when it lies in one.
 pub fn open_model(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, Option<RunDir>)> {
     let load = |dir: &Path| -> Result<Nano> {
@@ -132,14 +137,14 @@ pub fn open_model(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, Option<Ru
         if !dir.exists() {
             bail!("{} does not exist", dir.display());
         }
-        if dir.join("tokenizer").is_dir() {
+        if is_run(dir) {
             let run = RunDir::find(Some(dir))?;
             let model = load(&run.model_dir(args.source.as_deref()))?;
             return Ok((model, Some(run)));
         }
         if checkpoint::latest(dir).is_ok() {
             // A step, or a stage's folder: its run is one or two floors up.
-            let up = dir.ancestors().skip(1).take(2).find(|d| d.join("tokenizer").is_dir());
+            let up = dir.ancestors().skip(1).take(2).find(|d| is_run(d));
             let run = up.map(|d| RunDir::find(Some(d))).transpose()?;
             return Ok((load(dir)?, run));
         }
