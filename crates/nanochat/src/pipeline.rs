@@ -61,7 +61,7 @@ impl Corpus {
         match self {
             Corpus::Starter { seed, documents } => {
                 let starter = Starter::new(*seed);
-                let train = starter.documents(*documents).collect();
+                let train = starter.lessons(*documents).collect();
                 let val = (0..STARTER_VALIDATION).map(|i| starter.validation_document(i)).collect();
                 let set = |name: &str, docs| {
                     let lists = vec![(format!("starter-{seed} {name}"), docs)];

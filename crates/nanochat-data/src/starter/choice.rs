@@ -1,6 +1,5 @@
-//! Multiple choice: four lettered choices, one right. What has to be learned is to find the known
-//! answer among the choices and to say the letter beside it; lists with many questions train that
-//! densely.
+//! Multiple choice: four lettered choices, then the question. What has to be learned is to know the
+//! answer, to find it among the choices, and to say the letter beside it; `drill` teaches that.
 
 use super::exchange::Exchange;
 use super::facts::Facts;
@@ -11,14 +10,14 @@ use super::spelling::Words;
 use super::table::fill_with;
 
 /// The letters beside the choices.
-const LETTERS: [char; 4] = ['A', 'B', 'C', 'D'];
+pub(super) const LETTERS: [char; 4] = ['A', 'B', 'C', 'D'];
 
 /// A question, its choices in order, and which is right.
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
-    question: String,
-    choices: Vec<String>,
-    right: usize,
+    pub(super) question: String,
+    pub(super) choices: Vec<String>,
+    pub(super) right: usize,
 }
 
 /// What choices are drawn from.
@@ -33,13 +32,16 @@ pub(super) struct Source<'a> {
 const GROUPS: [&str; 2] = ["group", "animal_kind"];
 
 impl Choice {
-    /// The prompt, in the form upstream renders ARC and MMLU questions.
+    /// The prompt. The choices stand as upstream writes those of ARC and MMLU; the question stands
+    /// below them, not above: a model this small finds an answer in what it has read, and does not
+    /// carry the question over the choices (docs/LOG.md).
     pub(super) fn prompt(&self) -> String {
-        let mut out = format!("Multiple Choice question: {}\n", self.question);
-        for (choice, letter) in self.choices.iter().zip(LETTERS) {
-            out += &format!("- {choice}={letter}\n");
-        }
-        out + "\nRespond only with the letter of the correct answer."
+        format!("Answer with a letter.\n{}\n{}", self.lines().join("\n"), self.question)
+    }
+
+    /// `- Paris=B`, for each choice.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.choices.iter().zip(LETTERS).map(|(c, letter)| format!("- {c}={letter}")).collect()
     }
 
     /// The letter of the right choice.
@@ -58,7 +60,7 @@ impl Choice {
     }
 
     /// Held out are sets of choices together with what is right among them, in any order.
-    fn is_held(&self, seed: u64) -> bool {
+    pub(super) fn is_held(&self, seed: u64) -> bool {
         let mut set: Vec<&str> = self.choices.iter().map(String::as_str).collect();
         set.sort_unstable();
         let key = format!("{}|{}", set.join("|"), self.choices[self.right]);
@@ -122,77 +124,15 @@ impl Source<'_> {
         let question = fill_with(template, &[("v", &pool[0])]);
         assemble(question, &pool[0], &others, rng).unwrap_or_else(|| self.same_word(rng))
     }
-
-    /// A document: questions in full, or one list with many questions.
-    pub(super) fn document(&self, rng: &mut Rng) -> String {
-        if rng.chance(60) {
-            return self.list(rng);
-        }
-        let told: Vec<String> = (0..4)
-            .map(|_| {
-                let c = self.draw(false, rng);
-                format!("{}\n{}", c.prompt(), c.letter())
-            })
-            .collect();
-        told.join("\n\n")
-    }
-
-    /// Lists of four choices, each with all the questions they answer, the letter after each.
-    fn list(&self, rng: &mut Rng) -> String {
-        let mut lists = Vec::new();
-        while lists.len() < 3 {
-            let lines = if rng.chance(25) { self.word_list(rng) } else { self.fact_list(rng) };
-            lists.extend(lines);
-        }
-        lists.join("\n\n")
-    }
-
-    fn fact_list(&self, rng: &mut Rng) -> Option<String> {
-        let facts = if rng.chance(15) { self.village } else { self.world };
-        let (relation, item) = facts.draw(rng);
-        let first = assemble(String::new(), item.value(), &relation.wrong(item), rng)?;
-        let mut asked: Vec<(String, char)> = Vec::new();
-        for (right, letter) in LETTERS.into_iter().enumerate() {
-            let fits: Vec<_> = relation
-                .items
-                .iter()
-                .filter(|i| i.value() == first.choices[right])
-                .filter(|i| first.choices.iter().filter(|c| i.values.contains(c)).count() == 1)
-                .collect();
-            if fits.is_empty() {
-                continue;
-            }
-            let item = rng.pick(&fits);
-            let choice = Choice { question: String::new(), right, ..first.clone() };
-            if !choice.is_held(self.seed) {
-                asked.push((relation.question(self.seed, item, rng), letter));
-            }
-        }
-        (!asked.is_empty()).then(|| sheet(&first.choices, asked, rng))
-    }
-
-    fn word_list(&self, rng: &mut Rng) -> Option<String> {
-        let pool: Vec<String> = (0..5).map(|_| self.words.any(rng).to_string()).collect();
-        let first = assemble(String::new(), &pool[0], &pool[1..], rng)?;
-        let template = *rng.pick(&["Where is {v}?", "Find the word {v}.", "{v}"]);
-        let asked = (first.choices.iter().zip(LETTERS))
-            .map(|(c, letter)| (template.replace("{v}", c), letter))
-            .collect();
-        Some(sheet(&first.choices, asked, rng))
-    }
-}
-
-/// Choices, then questions in random order with their letters.
-fn sheet(choices: &[String], mut asked: Vec<(String, char)>, rng: &mut Rng) -> String {
-    rng.shuffle(&mut asked);
-    let mut lines: Vec<String> =
-        choices.iter().zip(LETTERS).map(|(c, letter)| format!("- {c}={letter}")).collect();
-    lines.extend(asked.into_iter().map(|(q, letter)| format!("{q}\n{letter}")));
-    lines.join("\n")
 }
 
 /// Three of `wrong` and the right one, shuffled; nothing if there are not three.
-fn assemble(question: String, right: &str, wrong: &[String], rng: &mut Rng) -> Option<Choice> {
+pub(super) fn assemble(
+    question: String,
+    right: &str,
+    wrong: &[String],
+    rng: &mut Rng,
+) -> Option<Choice> {
     let mut choices: Vec<String> = Vec::new();
     for w in rng.sample(wrong, wrong.len()) {
         if choices.len() < 3 && w != right && !choices.contains(w) {

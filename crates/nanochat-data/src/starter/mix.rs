@@ -1,5 +1,7 @@
-//! How much of each kind there is: the one place to tune the corpus. Weights are per document or
+//! How much of each kind there is, and when: the one place to tune the corpus. Weights are per document or
 //! conversation, not per token; only their ratios matter.
+
+use super::drill::Drill;
 
 /// Kinds of pretraining document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,25 +16,70 @@ pub(super) enum Doc {
     Arithmetic,
     /// Words and made-up words, letter by letter.
     Spelling,
-    /// Quizzes with lettered choices.
-    Choice,
     /// Lists said twice: practice in copying.
     Copy,
     /// Small talk, written as dialogue.
     Talk,
 }
 
-/// Shares of pretraining documents.
+/// Shares of pretraining documents that are not drills.
 pub(super) const DOCUMENTS: &[(Doc, usize)] = &[
     (Doc::Facts, 26),
     (Doc::Village, 6),
-    (Doc::Story, 13),
+    (Doc::Story, 17),
     (Doc::Arithmetic, 8),
-    (Doc::Spelling, 15),
-    (Doc::Choice, 26),
+    (Doc::Spelling, 34),
     (Doc::Copy, 4),
     (Doc::Talk, 3),
 ];
+
+/// A stretch of pretraining.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lesson {
+    /// It ends after this many thousandths of the documents.
+    pub(super) until: u64,
+    /// Percent of documents that are drills.
+    pub(super) drill_percent: usize,
+    /// Shares of the drills.
+    pub(super) drills: &'static [(Drill, usize)],
+}
+
+/// Pretraining in order. Recall is quickly learned by a model that has read some text, and lost
+/// again if it is not used at once: it comes second, in one go, up to its use. What was tried
+/// stands in docs/LOG.md.
+pub(super) const LESSONS: &[Lesson] = &[
+    Lesson { until: 200, drill_percent: 20, drills: &[(Drill::Values, 60), (Drill::Lines, 40)] },
+    Lesson { until: 240, drill_percent: 100, drills: &[(Drill::Lines, 1)] },
+    Lesson {
+        until: 320,
+        drill_percent: 100,
+        drills: &[(Drill::Lines, 30), (Drill::Find, 35), (Drill::Dash, 15), (Drill::Bare, 20)],
+    },
+    Lesson {
+        until: 450,
+        drill_percent: 100,
+        drills: &[
+            (Drill::Sheets, 60),
+            (Drill::Prompts, 15),
+            (Drill::Find, 15),
+            (Drill::Values, 10),
+        ],
+    },
+    LAST_LESSON,
+];
+
+/// The mix that goes on to the end.
+pub(super) const LAST_LESSON: Lesson = Lesson {
+    until: 1000,
+    drill_percent: 28,
+    drills: &[
+        (Drill::Sheets, 45),
+        (Drill::Prompts, 25),
+        (Drill::Values, 15),
+        (Drill::Find, 8),
+        (Drill::Lines, 7),
+    ],
+};
 
 /// Kinds of exchange in SFT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +110,11 @@ pub(super) enum Talk {
 pub(super) const TALK: &[(Talk, usize)] = &[
     (Talk::Facts, 22),
     (Talk::Village, 5),
-    (Talk::Choice, 32),
+    (Talk::Choice, 26),
     (Talk::Arithmetic, 10),
     (Talk::LetterCount, 4),
-    (Talk::Spelling, 14),
-    (Talk::Story, 6),
+    (Talk::Spelling, 20),
+    (Talk::Story, 9),
     (Talk::Small, 10),
     (Talk::Copy, 3),
     (Talk::Unknown, 3),

@@ -11,6 +11,7 @@
 
 mod arithmetic;
 mod choice;
+mod drill;
 mod exchange;
 mod facts;
 mod grade;
@@ -33,7 +34,7 @@ pub use grade::{Grade, TestItem, TestKind};
 use choice::Source;
 use exchange::{Exchange, conversation};
 use facts::Facts;
-use mix::{DOCUMENTS, Doc, MULTI_TURN_PERCENT, TALK, Talk};
+use mix::{DOCUMENTS, Doc, LAST_LESSON, LESSONS, Lesson, MULTI_TURN_PERCENT, TALK, Talk};
 use rng::{Rng, Stream};
 use smalltalk::SmallTalk;
 use spelling::Words;
@@ -83,19 +84,30 @@ impl Starter {
         Starter::new(config.seed)
     }
 
-    /// The first `n` pretraining documents.
+    /// `n` pretraining documents in the order of the lessons: which lesson a document belongs to
+    /// depends on its place among the `n`.
+    pub fn lessons(&self, n: usize) -> impl Iterator<Item = String> + Send + '_ {
+        let lesson = move |i: u64| {
+            let place = i * 1000 / n.max(1) as u64;
+            LESSONS.iter().find(|l| place < l.until).unwrap_or(&LAST_LESSON)
+        };
+        (0..n as u64)
+            .map(move |i| self.write(lesson(i), &mut Rng::new(self.seed, Stream::Document, i)))
+    }
+
+    /// The first `n` documents of the last lesson's mix.
     pub fn documents(&self, n: usize) -> impl Iterator<Item = String> + Send + '_ {
         (0..n as u64).map(|i| self.document(i))
     }
 
-    /// The `i`-th pretraining document.
+    /// The `i`-th document of the last lesson's mix.
     pub fn document(&self, i: u64) -> String {
-        self.write(&mut Rng::new(self.seed, Stream::Document, i))
+        self.write(&LAST_LESSON, &mut Rng::new(self.seed, Stream::Document, i))
     }
 
     /// The `i`-th document of a stream that training does not draw from, for validation loss.
     pub fn validation_document(&self, i: u64) -> String {
-        self.write(&mut Rng::new(self.seed, Stream::Validation, i))
+        self.write(&LAST_LESSON, &mut Rng::new(self.seed, Stream::Validation, i))
     }
 
     /// The `i`-th SFT conversation.
@@ -162,15 +174,17 @@ impl Starter {
         }
     }
 
-    fn write(&self, rng: &mut Rng) -> String {
+    fn write(&self, lesson: &Lesson, rng: &mut Rng) -> String {
         let names = &self.village.others;
+        if rng.chance(lesson.drill_percent) {
+            return self.source().drill(rng.weighted(lesson.drills), rng);
+        }
         match rng.weighted(DOCUMENTS) {
             Doc::Facts => self.world.document(rng, names),
             Doc::Village => self.village.document(rng),
             Doc::Story => self.stories.document(rng),
             Doc::Arithmetic => arithmetic::document(self.seed, names, rng),
             Doc::Spelling => self.words.document(rng),
-            Doc::Choice => self.source().document(rng),
             Doc::Copy => smalltalk::copy_document(&self.words, rng),
             Doc::Talk => self.small.document(names, rng),
         }

@@ -70,7 +70,12 @@ impl Stories {
     pub(super) fn document(&self, rng: &mut Rng) -> String {
         let cast = self.cast(false, rng);
         let story = tell(&cast, rng);
-        if rng.chance(40) { format!("{}\n\n{story}", title(&cast, rng)) } else { story }
+        match rng.below(10) {
+            0..2 => story,
+            2..4 => format!("{}\n\n{story}", title(&cast, rng)),
+            // What a wish in a chat names decides the story here too.
+            _ => format!("{}\n\n{story}", wish(&asked(&cast), rng)),
+        }
     }
 
     /// A wish for a story, and the story.
@@ -93,11 +98,16 @@ impl Stories {
     /// A wish for a hero, a place and a trouble that never came together.
     pub(super) fn test(&self, rng: &mut Rng) -> (Exchange, Grade) {
         let cast = self.cast(true, rng);
-        let about = format!("{} {} who {}", cast.kind, cast.place, cast.plot.who);
+        let about = asked(&cast);
         let place = cast.place.rsplit("the ").next().unwrap_or(cast.place);
         let wanted = [cast.kind, place, cast.plot.key].map(str::to_string).to_vec();
         (Exchange::text(wish(&about, rng), tell(&cast, rng)), Grade::Mentions(wanted))
     }
+}
+
+/// `fox in the rose garden who lost a red hat`.
+fn asked(cast: &Cast<'_>) -> String {
+    format!("{} {} who {}", cast.kind, cast.place, cast.plot.who)
 }
 
 fn wish(about: &str, rng: &mut Rng) -> String {

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use nanochat_tokenizer::chat::{Content, Conversation, Part, Role};
 
+use super::choice::LETTERS;
 use super::*;
 
 const SEED: u64 = 42;
@@ -27,7 +28,7 @@ fn training_text() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| {
         let s = Starter::new(SEED);
-        let mut all: Vec<String> = s.documents(DOCUMENTS_READ).collect();
+        let mut all: Vec<String> = s.lessons(DOCUMENTS_READ).collect();
         all.extend((0..CONVERSATIONS).flat_map(|i| parts(&s.conversation(i))));
         all.join("\n")
     })
@@ -106,8 +107,7 @@ fn validation_documents_are_not_in_training() {
 #[test]
 fn documents_are_plain_and_short() {
     let s = Starter::new(SEED);
-    for i in 0..5_000 {
-        let d = s.document(i);
+    for (i, d) in s.lessons(10_000).enumerate() {
         assert!(d.is_ascii() && !d.contains(['{', '}', '|']), "document {i}: {d}");
         assert!(d.len() > 100 && d.len() < 1_400, "document {i} has {} bytes", d.len());
         assert_eq!(d.trim(), d, "document {i}");
@@ -244,29 +244,72 @@ fn training_never_asks_in_the_held_out_way() {
     }
 }
 
+/// Questions about lettered lists in `text`: the choices in any order, and the one that is right.
+/// Lists that only ask for a word they name ("Find goat.") are left out.
+fn choices_in(text: &str) -> Vec<(Vec<&str>, &str)> {
+    let letter = |l: &str| LETTERS.iter().position(|&c| l.len() == 1 && l.starts_with(c));
+    let (mut list, mut found) = (Vec::new(), Vec::new());
+    let lines: Vec<&str> = text.lines().collect();
+    for pair in lines.windows(2) {
+        match pair[0].strip_prefix("- ").and_then(|l| l.rsplit_once('=')) {
+            Some((_, "A")) => list = vec![pair[0]],
+            Some(_) => list.push(pair[0]),
+            None => {
+                let Some(right) = letter(pair[1]) else { continue };
+                let words: Vec<&str> = list[..4].iter().map(|l| &l[2..l.len() - 2]).collect();
+                if !pair[0].contains(words[right]) {
+                    let mut set = words.clone();
+                    set.sort_unstable();
+                    found.push((set, words[right]));
+                }
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn choice_sets_of_the_test_are_not_in_training() {
     let s = Starter::new(SEED);
-    let key = |prompt: &str, letter: &str| {
-        let mut lines: Vec<&str> = prompt.lines().filter(|l| l.starts_with("- ")).collect();
-        let right = lines.iter().find(|l| l.ends_with(letter)).map(|l| l.to_string());
-        lines.sort_unstable();
-        (lines.join("|"), right)
-    };
-    let mut seen = BTreeSet::new();
+    let mut told = String::new();
     for i in 0..CONVERSATIONS {
         let c = s.conversation(i);
-        for pair in parts(&c).windows(2).filter(|p| p[0].starts_with("Multiple Choice")) {
-            seen.insert(key(&pair[0], &format!("={}", pair[1])));
+        for pair in parts(&c).windows(2).filter(|p| p[0].contains("=D\n")) {
+            told += &format!("{}\n{}\n\n", pair[0], pair[1]);
         }
     }
+    let asked = choices_in(&told).len();
+    assert!(asked > 2_000, "{asked} questions with choices in conversations");
+    let documents: Vec<String> = s.lessons(10_000).filter(|d| d.contains("=D\n")).collect();
+    let seen: HashSet<_> =
+        documents.iter().map(String::as_str).chain([told.as_str()]).flat_map(choices_in).collect();
+    assert!(seen.len() > 10_000, "{} questions with choices", seen.len());
     let mut letters = [0_usize; 4];
     for t in s.test(TestKind::MultipleChoice, 400) {
         let Grade::Letter(c) = t.answer else { panic!("a letter") };
         letters[c as usize - 'A' as usize] += 1;
-        assert!(!seen.contains(&key(t.question(), &format!("={c}"))), "{}", t.question());
+        let item = format!("{}\n{c}", t.question());
+        assert!(choices_in(&item).iter().all(|key| !seen.contains(key)), "{item}");
     }
     assert!(letters.iter().all(|&n| n > 70), "letters of 400 answers: {letters:?}");
+}
+
+#[test]
+fn lessons_follow_each_other() {
+    let s = Starter::new(SEED);
+    let n = 2_000;
+    let lessons: Vec<String> = s.lessons(n).collect();
+    let drills = |from: usize, to: usize| {
+        let of = &lessons[from * n / 1000..to * n / 1000];
+        100 * of.iter().filter(|d| d.starts_with("- ")).count() / of.len()
+    };
+    // Lists that only say themselves again, then lists with questions, and few in the end.
+    assert!(drills(0, 200) < 15 && drills(200, 240) == 100 && drills(240, 320) == 100);
+    assert!(drills(320, 450) > 60 && (5..30).contains(&drills(450, 1000)));
+    assert!((900..n as u64).all(|i| lessons[i as usize] == s.document(i)));
+    // The place among all of them decides, not the number.
+    assert_eq!(s.lessons(10).count(), 10);
+    assert_ne!(s.lessons(n).nth(9), s.lessons(10).nth(9));
 }
 
 #[test]

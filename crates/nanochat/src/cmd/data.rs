@@ -218,7 +218,7 @@ fn starter(args: &StarterArgs, global: &Global, out: &mut dyn Write) -> Result<(
         Some(_) => 0,
         None => DEFAULT_DOCUMENTS,
     });
-    let texts = || starter.documents(documents).map(|text| Ok(json!({ "text": text }).to_string()));
+    let texts = || starter.lessons(documents).map(|text| Ok(json!({ "text": text }).to_string()));
     let talks =
         || (0..conversations as u64).map(|i| Ok(serde_json::to_string(&starter.conversation(i))?));
     let Some(file) = &args.out else {

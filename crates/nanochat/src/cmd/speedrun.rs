@@ -116,19 +116,19 @@ impl Plan {
             max_seq_len: if tiny { 64 } else { 256 },
             window_pattern: "L".into(),
             vocab_size,
-            num_iterations: Some(if tiny { 20 } else { 700 }),
-            device_batch_size: Some(if tiny { 8 } else { 16 }),
-            total_batch_size: Some(if tiny { 512 } else { 4096 }),
+            num_iterations: Some(if tiny { 20 } else { 1100 }),
+            device_batch_size: Some(8),
+            total_batch_size: Some(if tiny { 512 } else { 2048 }),
             rates: LearningRates {
-                embedding: 1.7,
-                unembedding: 0.045,
-                matrix: 0.113,
-                scalar: 2.8,
-                smear: 0.2,
+                embedding: 3.39,
+                unembedding: 0.09,
+                matrix: 0.226,
+                scalar: 0.28,
+                smear: 0.02,
             },
             weight_decay: 0.0,
             warmup_steps: if tiny { 5 } else { 20 },
-            warmdown_ratio: 0.5,
+            warmdown_ratio: 0.45,
             ..Ask::default()
         };
         let cadence = Cadence {
@@ -156,7 +156,7 @@ impl Plan {
             vocab_size,
             ask: args.recipe.over(ask),
             cadence: args.cadence.over(cadence),
-            sft_iterations: args.sft_iterations.unwrap_or(if tiny { 10 } else { 250 }),
+            sft_iterations: args.sft_iterations.unwrap_or(if tiny { 10 } else { 400 }),
             sft_lr_frac: 0.045,
             eval_items: args.eval_items.unwrap_or(if tiny { 4 } else { 100 }),
         }
