@@ -28,7 +28,7 @@ pub(super) const DOCUMENTS: &[(Doc, usize)] = &[
     (Doc::Village, 6),
     (Doc::Story, 17),
     (Doc::Arithmetic, 8),
-    (Doc::Spelling, 34),
+    (Doc::Spelling, 38),
     (Doc::Copy, 4),
     (Doc::Talk, 3),
 ];
@@ -71,7 +71,7 @@ pub(super) const LESSONS: &[Lesson] = &[
 /// The mix that goes on to the end.
 pub(super) const LAST_LESSON: Lesson = Lesson {
     until: 1000,
-    drill_percent: 28,
+    drill_percent: 30,
     drills: &[
         (Drill::Sheets, 45),
         (Drill::Prompts, 25),
@@ -113,7 +113,7 @@ pub(super) const TALK: &[(Talk, usize)] = &[
     (Talk::Choice, 26),
     (Talk::Arithmetic, 10),
     (Talk::LetterCount, 4),
-    (Talk::Spelling, 20),
+    (Talk::Spelling, 24),
     (Talk::Story, 9),
     (Talk::Small, 10),
     (Talk::Copy, 3),
