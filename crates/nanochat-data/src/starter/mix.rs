@@ -28,7 +28,7 @@ pub(super) const DOCUMENTS: &[(Doc, usize)] = &[
     (Doc::Village, 6),
     (Doc::Story, 17),
     (Doc::Arithmetic, 8),
-    (Doc::Spelling, 38),
+    (Doc::Spelling, 48),
     (Doc::Copy, 4),
     (Doc::Talk, 3),
 ];
@@ -48,15 +48,15 @@ pub(super) struct Lesson {
 /// again if it is not used at once: it comes second, in one go, up to its use. What was tried
 /// stands in docs/LOG.md.
 pub(super) const LESSONS: &[Lesson] = &[
-    Lesson { until: 200, drill_percent: 20, drills: &[(Drill::Values, 60), (Drill::Lines, 40)] },
-    Lesson { until: 240, drill_percent: 100, drills: &[(Drill::Lines, 1)] },
+    Lesson { until: 175, drill_percent: 20, drills: &[(Drill::Values, 60), (Drill::Lines, 40)] },
+    Lesson { until: 215, drill_percent: 100, drills: &[(Drill::Lines, 1)] },
     Lesson {
-        until: 320,
+        until: 290,
         drill_percent: 100,
         drills: &[(Drill::Lines, 30), (Drill::Find, 35), (Drill::Dash, 15), (Drill::Bare, 20)],
     },
     Lesson {
-        until: 450,
+        until: 460,
         drill_percent: 100,
         drills: &[
             (Drill::Sheets, 60),
@@ -71,13 +71,13 @@ pub(super) const LESSONS: &[Lesson] = &[
 /// The mix that goes on to the end.
 pub(super) const LAST_LESSON: Lesson = Lesson {
     until: 1000,
-    drill_percent: 30,
+    drill_percent: 31,
     drills: &[
-        (Drill::Sheets, 45),
-        (Drill::Prompts, 25),
-        (Drill::Values, 15),
-        (Drill::Find, 8),
-        (Drill::Lines, 7),
+        (Drill::Sheets, 50),
+        (Drill::Prompts, 28),
+        (Drill::Values, 10),
+        (Drill::Find, 7),
+        (Drill::Lines, 5),
     ],
 };
 
@@ -110,10 +110,10 @@ pub(super) enum Talk {
 pub(super) const TALK: &[(Talk, usize)] = &[
     (Talk::Facts, 22),
     (Talk::Village, 5),
-    (Talk::Choice, 26),
+    (Talk::Choice, 30),
     (Talk::Arithmetic, 10),
     (Talk::LetterCount, 4),
-    (Talk::Spelling, 24),
+    (Talk::Spelling, 30),
     (Talk::Story, 9),
     (Talk::Small, 10),
     (Talk::Copy, 3),

@@ -304,8 +304,8 @@ fn lessons_follow_each_other() {
         100 * of.iter().filter(|d| d.starts_with("- ")).count() / of.len()
     };
     // Lists that only say themselves again, then lists with questions, and few in the end.
-    assert!(drills(0, 200) < 15 && drills(200, 240) == 100 && drills(240, 320) == 100);
-    assert!(drills(320, 450) > 60 && (5..30).contains(&drills(450, 1000)));
+    assert!(drills(0, 175) < 15 && drills(175, 215) == 100 && drills(215, 290) == 100);
+    assert!(drills(290, 460) > 60 && (5..30).contains(&drills(460, 1000)));
     assert!((900..n as u64).all(|i| lessons[i as usize] == s.document(i)));
     // The place among all of them decides, not the number.
     assert_eq!(s.lessons(10).count(), 10);
