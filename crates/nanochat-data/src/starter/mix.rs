@@ -65,6 +65,12 @@ pub(super) const LESSONS: &[Lesson] = &[
             (Drill::Values, 10),
         ],
     },
+    // Other text comes back slowly: what is half learned withers in it.
+    Lesson {
+        until: 620,
+        drill_percent: 60,
+        drills: &[(Drill::Sheets, 60), (Drill::Prompts, 30), (Drill::Find, 10)],
+    },
     LAST_LESSON,
 ];
 
@@ -113,7 +119,7 @@ pub(super) const TALK: &[(Talk, usize)] = &[
     (Talk::Choice, 30),
     (Talk::Arithmetic, 10),
     (Talk::LetterCount, 4),
-    (Talk::Spelling, 30),
+    (Talk::Spelling, 32),
     (Talk::Story, 9),
     (Talk::Small, 10),
     (Talk::Copy, 3),
