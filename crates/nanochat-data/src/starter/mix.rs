@@ -1,5 +1,5 @@
-//! How much of each kind there is, and when: the one place to tune the corpus. Weights are per document or
-//! conversation, not per token; only their ratios matter.
+//! How much of each kind there is, and when: the one place to tune the corpus. Weights are per
+//! document or conversation, not per token; only their ratios matter.
 
 use super::drill::Drill;
 
