@@ -41,6 +41,9 @@ pub struct Ask {
     pub total_batch_size: Option<usize>,
     /// Rates before scaling.
     pub rates: LearningRates,
+    /// Smear's lambda before the first step.
+    #[serde(default)]
+    pub smear_init: f32,
     /// Muon weight decay before scaling.
     pub weight_decay: f64,
     /// Steps of warm-up.
@@ -69,6 +72,7 @@ impl Default for Ask {
             device_batch_size: None,
             total_batch_size: None,
             rates: LearningRates::default(),
+            smear_init: 0.0,
             weight_decay: 0.28,
             warmup_steps: 40,
             warmdown_ratio: 0.65,
@@ -97,6 +101,9 @@ pub struct Recipe {
     pub unscaled_rates: LearningRates,
     /// sqrt(B / reference batch): what multiplied the rates.
     pub batch_lr_scale: f64,
+    /// Smear's lambda before the first step.
+    #[serde(default)]
+    pub smear_init: f32,
     /// Training FLOPs a token.
     pub flops_per_token: f64,
 }
@@ -151,6 +158,7 @@ impl Recipe {
             rates: ask.rates.scaled(batch_lr_scale),
             unscaled_rates: ask.rates,
             batch_lr_scale,
+            smear_init: ask.smear_init,
             flops_per_token,
         })
     }

@@ -88,6 +88,14 @@ fn scaling_laws_equal_upstreams_for_every_depth() {
 }
 
 #[test]
+fn smear_starts_at_zero_unless_asked() {
+    let ask = Ask { depth: 4, ..Ask::default() };
+    assert_eq!(Recipe::new(&ask).expect("sizes that fit").smear_init, 0.0);
+    let ask = Ask { smear_init: 1.0, ..ask };
+    assert_eq!(Recipe::new(&ask).expect("sizes that fit").smear_init, 1.0);
+}
+
+#[test]
 fn the_steps_follow_flags_in_their_order() {
     let ask = Ask { depth: 12, ..Ask::default() };
     let steps = |ask: &Ask| Recipe::new(ask).expect("sizes that fit").schedule.num_iterations;

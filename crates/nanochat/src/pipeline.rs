@@ -269,6 +269,7 @@ pub fn train_base(
         None => {
             let model = Nano::zeros(be, recipe.config.clone())?;
             model.init(options.seed)?;
+            model.set_smear_lambda(recipe.smear_init)?;
             model
         }
     };

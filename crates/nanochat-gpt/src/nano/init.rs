@@ -3,7 +3,7 @@
 use nanochat_compute::Tensor;
 
 use super::Nano;
-use super::table::{Init, Row};
+use super::table::{Init, Role, Row};
 use crate::Result;
 
 /// A uniform draw in (0, 1): a hash of (seed, stream, counter), so that no draw depends on another.
@@ -47,11 +47,50 @@ impl Nano {
         }
         Ok(())
     }
+
+    /// Sets smear's lambda, which [`Nano::init`] leaves at 0 as upstream does: the weight with which
+    /// a token's embedding gets the one before it added. A model without smear stays as it is.
+    pub fn set_smear_lambda(&self, lambda: f32) -> Result<()> {
+        match self.table.rows().iter().find(|row| row.role == Role::SmearLambda) {
+            Some(_) => Ok(self.param(Role::SmearLambda).write_f32(&[lambda])?),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Generation, GptConfig, RawConfig};
+
+    #[test]
+    fn smear_starts_where_it_is_set_and_nothing_else_moves() {
+        let be = nanochat_compute::reference::Reference;
+        for generation in [Generation::G1, Generation::G5] {
+            let raw = RawConfig {
+                sequence_len: 8,
+                vocab_size: 20,
+                n_layer: 2,
+                n_head: 1,
+                n_kv_head: 1,
+                n_embd: 24,
+                generation,
+                ..RawConfig::default()
+            };
+            let config = GptConfig::new(raw).expect("sizes that fit");
+            let model = Nano::zeros(&be, config).expect("a small model");
+            model.init(1).expect("f32 parameters");
+            let mut before = model.params.to_vec_f32().expect("f32");
+            model.set_smear_lambda(0.75).expect("f32 parameters");
+            let row = model.table.rows().iter().find(|row| row.name == "smear_lambda");
+            if let Some(row) = row {
+                assert_eq!(before[row.offset], 0.0);
+                before[row.offset] = 0.75;
+            }
+            assert_eq!(row.is_some(), generation == Generation::G5);
+            assert_eq!(model.params.to_vec_f32().expect("f32"), before);
+        }
+    }
 
     #[test]
     fn draws_have_the_moments_they_claim() {

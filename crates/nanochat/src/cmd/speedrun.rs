@@ -126,6 +126,8 @@ impl Plan {
                 scalar: 0.28,
                 smear: 0.02,
             },
+            // With 0, whether a run learns to recall, and with it multiple choice, is luck.
+            smear_init: 1.0,
             weight_decay: 0.0,
             warmup_steps: if tiny { 5 } else { 20 },
             warmdown_ratio: 0.45,

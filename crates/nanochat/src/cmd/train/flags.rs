@@ -105,6 +105,9 @@ pub struct RecipeFlags {
     /// Rate of the smear and backout weights, never scaled (default: 0.2).
     #[arg(long)]
     pub smear_lr: Option<f64>,
+    /// How much of the token before each embedding starts with (default: 0).
+    #[arg(long)]
+    pub smear_init: Option<f32>,
     /// Muon weight decay before scaling (default: 0.28).
     #[arg(long)]
     pub weight_decay: Option<f64>,
@@ -144,6 +147,7 @@ impl RecipeFlags {
                 scalar: self.scalar_lr.unwrap_or(d.rates.scalar),
                 smear: self.smear_lr.unwrap_or(d.rates.smear),
             },
+            smear_init: self.smear_init.unwrap_or(d.smear_init),
             weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
             warmup_steps: self.warmup_steps.unwrap_or(d.warmup_steps),
             warmdown_ratio: self.warmdown_ratio.unwrap_or(d.warmdown_ratio),
