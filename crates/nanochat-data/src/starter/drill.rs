@@ -12,9 +12,7 @@ pub(super) enum Drill {
     Lines,
     /// Lettered lists, then `Find goat.` and its letter.
     Find,
-    /// Lettered lists, then `- goat` and its letter on the next line.
-    Dash,
-    /// Lettered lists, then `goat=B` without the dash.
+    /// Lettered lists, then `goat=B`: at the start of a line a word is another token than in the list.
     Bare,
     /// Questions about facts, the bare value after each.
     Values,
@@ -38,9 +36,7 @@ impl Source<'_> {
     pub(super) fn drill(&self, drill: Drill, rng: &mut Rng) -> String {
         let two = |list: &mut dyn FnMut() -> String| [list(), list()].join("\n\n");
         match drill {
-            Drill::Lines | Drill::Find | Drill::Dash | Drill::Bare => {
-                two(&mut || self.recall(drill, rng))
-            }
+            Drill::Lines | Drill::Find | Drill::Bare => two(&mut || self.recall(drill, rng)),
             Drill::Values => (0..10).map(|_| self.value(rng)).collect::<Vec<_>>().join("\n"),
             Drill::Sheets => two(&mut || self.sheet(rng)),
             Drill::Prompts => {
@@ -63,7 +59,6 @@ impl Source<'_> {
                 let (word, letter) = (&list.choices[i], LETTERS[i]);
                 lines.push(match drill {
                     Drill::Find => format!("{}\n{letter}", ask.replace("{v}", word)),
-                    Drill::Dash => format!("- {word}\n{letter}"),
                     Drill::Bare => format!("{word}={letter}"),
                     _ => format!("- {word}={letter}"),
                 });

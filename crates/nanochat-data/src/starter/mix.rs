@@ -28,7 +28,7 @@ pub(super) const DOCUMENTS: &[(Doc, usize)] = &[
     (Doc::Village, 6),
     (Doc::Story, 17),
     (Doc::Arithmetic, 8),
-    (Doc::Spelling, 48),
+    (Doc::Spelling, 60),
     (Doc::Copy, 4),
     (Doc::Talk, 3),
 ];
@@ -44,19 +44,24 @@ pub(super) struct Lesson {
     pub(super) drills: &'static [(Drill, usize)],
 }
 
-/// Pretraining in order. Recall is quickly learned by a model that has read some text, and lost
-/// again if it is not used at once: it comes second, in one go, up to its use. What was tried
-/// stands in docs/LOG.md.
+/// Pretraining in order. Recall is quickly learned by a model that has read some text and has met it,
+/// and lost again if it is not used at once: it comes second, in one go, up to its use. `Bare` is
+/// what carries it over to words that are thought of and not read. What was tried stands in
+/// docs/LOG.md.
 pub(super) const LESSONS: &[Lesson] = &[
-    Lesson { until: 175, drill_percent: 20, drills: &[(Drill::Values, 60), (Drill::Lines, 40)] },
-    Lesson { until: 215, drill_percent: 100, drills: &[(Drill::Lines, 1)] },
     Lesson {
-        until: 290,
+        until: 175,
+        drill_percent: 20,
+        drills: &[(Drill::Values, 50), (Drill::Lines, 25), (Drill::Find, 25)],
+    },
+    Lesson { until: 205, drill_percent: 100, drills: &[(Drill::Lines, 1)] },
+    Lesson {
+        until: 315,
         drill_percent: 100,
-        drills: &[(Drill::Lines, 30), (Drill::Find, 35), (Drill::Dash, 15), (Drill::Bare, 20)],
+        drills: &[(Drill::Lines, 30), (Drill::Find, 35), (Drill::Bare, 35)],
     },
     Lesson {
-        until: 460,
+        until: 470,
         drill_percent: 100,
         drills: &[
             (Drill::Sheets, 60),
@@ -67,7 +72,7 @@ pub(super) const LESSONS: &[Lesson] = &[
     },
     // Other text comes back slowly: what is half learned withers in it.
     Lesson {
-        until: 620,
+        until: 610,
         drill_percent: 60,
         drills: &[(Drill::Sheets, 60), (Drill::Prompts, 30), (Drill::Find, 10)],
     },
@@ -77,7 +82,7 @@ pub(super) const LESSONS: &[Lesson] = &[
 /// The mix that goes on to the end.
 pub(super) const LAST_LESSON: Lesson = Lesson {
     until: 1000,
-    drill_percent: 31,
+    drill_percent: 25,
     drills: &[
         (Drill::Sheets, 50),
         (Drill::Prompts, 28),
@@ -116,10 +121,10 @@ pub(super) enum Talk {
 pub(super) const TALK: &[(Talk, usize)] = &[
     (Talk::Facts, 22),
     (Talk::Village, 5),
-    (Talk::Choice, 30),
+    (Talk::Choice, 27),
     (Talk::Arithmetic, 10),
     (Talk::LetterCount, 4),
-    (Talk::Spelling, 32),
+    (Talk::Spelling, 37),
     (Talk::Story, 9),
     (Talk::Small, 10),
     (Talk::Copy, 3),
