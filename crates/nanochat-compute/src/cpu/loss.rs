@@ -1,9 +1,10 @@
 //! The head: logits, softcap, cross entropy and their gradients, a few rows at a time. Reference:
 //! `ops/loss.rs`.
 
-use super::Cpu;
 use super::chunks::{CHUNK, each};
+use super::gemm::{self, PackedB, gemm_packed};
 use super::math::{LANES, exp, simd_fn, sum_lanes, tanh};
+use super::{Cpu, gemm_of};
 use crate::ops::{HeadLoss, IGNORE, LOSS_ROWS, Layout, MatMul};
 
 simd_fn! {
@@ -95,21 +96,64 @@ pub(super) fn head_loss(
     let (c, v) = (s.c, s.v);
     let w = &w[..v * c];
     let scale = grads.is_some().then_some(s.grad_scale);
+    let head = Head::new(cpu, w, s, grads.is_some());
     for first in (0..s.n).step_by(LOSS_ROWS) {
         let m = LOSS_ROWS.min(s.n - first);
         let x = &x[first * c..][..m * c];
         let z = &mut scratch[..m * v];
-        cpu.product(z, x, w, &MatMul { m, n: v, k: c, layout: Layout::Nt, beta: 0.0 });
+        head.logits(z, x, m);
         let losses = &mut losses[first..first + m];
         each(&cpu.pool, [(losses, 1), (z, v)], |i, [loss, z]| {
             loss[0] = row(cpu, z, targets[first + i], s.softcap, scale);
         });
         if let Some((dx, dw)) = &mut grads {
             let z = &scratch[..m * v];
-            let dx = &mut dx[first * c..][..m * c];
-            cpu.product(dx, z, w, &MatMul { m, n: c, k: v, layout: Layout::Nn, beta: 0.0 });
+            head.input_grad(&mut dx[first * c..][..m * c], z, m);
             let shape = MatMul { m: v, n: c, k: m, layout: Layout::Tn, beta: 1.0 };
             cpu.product(&mut dw[..v * c], z, x, &shape);
+        }
+    }
+}
+
+/// The weight, (V, C), as its products read it: packed once if it is read more than once.
+struct Head<'a> {
+    cpu: &'a Cpu,
+    w: &'a [f32],
+    c: usize,
+    v: usize,
+    /// For logits, and for the gradient of the rows.
+    packed: Option<(PackedB, Option<PackedB>)>,
+}
+
+impl<'a> Head<'a> {
+    fn new(cpu: &'a Cpu, w: &'a [f32], s: &HeadLoss, has_grads: bool) -> Self {
+        let (c, v) = (s.c, s.v);
+        let packed = (s.n > LOSS_ROWS).then(|| {
+            let pack = |n, k, layout| {
+                let mut packed = PackedB::new(&cpu.kernels, cpu.multiply, n, k);
+                packed.pack(&cpu.pool, layout, w, c);
+                packed
+            };
+            (pack(v, c, gemm::Layout::Nt), has_grads.then(|| pack(c, v, gemm::Layout::Nn)))
+        });
+        Self { cpu, w, c, v, packed }
+    }
+
+    /// `z = x W^T`, (m, V).
+    fn logits(&self, z: &mut [f32], x: &[f32], m: usize) {
+        let s = MatMul { m, n: self.v, k: self.c, layout: Layout::Nt, beta: 0.0 };
+        match &self.packed {
+            Some((w, _)) => gemm_packed(&self.cpu.pool, gemm_of(&s), z, x, w),
+            None => self.cpu.product(z, x, self.w, &s),
+        }
+    }
+
+    /// `dx = z W`, (m, C).
+    fn input_grad(&self, dx: &mut [f32], z: &[f32], m: usize) {
+        let s = MatMul { m, n: self.c, k: self.v, layout: Layout::Nn, beta: 0.0 };
+        match &self.packed {
+            Some((_, Some(w))) => gemm_packed(&self.cpu.pool, gemm_of(&s), dx, z, w),
+            _ => self.cpu.product(dx, z, self.w, &s),
         }
     }
 }

@@ -22,7 +22,9 @@ pub fn all(all: &mut Vec<Case>) {
         all.push(cached(s));
     }
     // (N, C, V, padded V); 300 rows are more than are held at once.
-    for shape in [(1, 1, 1, 1), (3, 5, 3, 3), (65, 64, 65, 70), (300, 24, 90, 128)] {
+    for shape in
+        [(1, 1, 1, 1), (3, 5, 3, 3), (65, 64, 65, 70), (300, 24, 90, 128), (520, 33, 131, 131)]
+    {
         head_loss(all, shape);
     }
 }

@@ -17,8 +17,10 @@ const B_WORDS: usize = 2 << 20;
 const MIN_COLUMNS: usize = 1024;
 /// Floats of B of a task with few rows: half a MiB is the least L2 in use, and this is half of it.
 const L2_FLOATS: usize = 64 << 10;
-/// Rows of a task: at most 96 * KC words, 147 KiB of L2.
-const MAX_ROWS: usize = 96;
+/// Words of A of a task: 147 KiB of L2, 96 rows of the longest block.
+const A_WORDS: usize = 96 * KC;
+/// Rows of a task at most.
+const MAX_ROWS: usize = 256;
 /// Up to this many rows B is read where it lies.
 const FEW_ROWS: usize = 2 * ROWS;
 /// Below this many rows, loading the panels of B into L1 would cost too much.
@@ -208,7 +210,8 @@ struct Cut {
 impl Cut {
     fn new<K: Kernel>(threads: usize, m: usize, piece: &Panels) -> Cut {
         let wanted = if threads == 1 { 1 } else { 4 * threads };
-        let row_blocks = m.div_ceil(MAX_ROWS).max(wanted.min(m.div_ceil(MIN_ROWS)));
+        let max_rows = (A_WORDS / piece.blocks.block).min(MAX_ROWS);
+        let row_blocks = m.div_ceil(max_rows).max(wanted.min(m.div_ceil(MIN_ROWS)));
         let row_blocks = if row_blocks > 1 { row_blocks.next_multiple_of(threads) } else { 1 };
         let rows = m.div_ceil(row_blocks).next_multiple_of(K::MR);
         let row_blocks = m.div_ceil(rows);
