@@ -236,6 +236,9 @@ fn a_run_answers_once_or_line_by_line() {
     assert!(output.status.success() && speed.contains(" token"), "{speed}");
     let answer = String::from_utf8(output.stdout).unwrap();
     assert_eq!(ok(home, &once), answer, "the seed decides");
+    // What a question begins with is the user's matter.
+    ok(home, &["chat", "-p", "-5 + 3 = ?", "-m", "2"]);
+    ok(home, &["eval", "sample", "--prompt", "- a list", "-m", "2"]);
     let stage = ["--run", "runs/toy/base", "--step", "10"];
     assert_eq!(ok(home, &[&once[..], &stage].concat()), answer, "a stage's folder is enough");
 

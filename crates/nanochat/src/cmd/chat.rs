@@ -48,10 +48,10 @@ pub struct ChatArgs {
     #[arg(short, long, value_name = "N")]
     step: Option<u64>,
     /// Ask this, print the answer and end; speed goes to standard error.
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// What the model is told before the first question.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Most tokens of an answer; at most half of the model's context.
     #[arg(short, long, default_value_t = 256, value_name = "N")]

@@ -96,7 +96,7 @@ pub struct SampleArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// What to continue.
-    #[arg(short, long, default_value = "Once upon a time")]
+    #[arg(short, long, default_value = "Once upon a time", allow_hyphen_values = true)]
     pub prompt: String,
     /// Most new tokens.
     #[arg(short, long, default_value_t = 64)]
