@@ -6,14 +6,14 @@
 //! describes the format.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use nanochat_compute::Backend;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::weights;
+use crate::weights::{self, Named, Reader, io};
 use crate::{Error, GptConfig, Nano, Result};
 
 const MANIFEST: &str = "manifest.json";
@@ -62,16 +62,24 @@ struct Entry {
 pub struct Extra<'a> {
     /// File name.
     pub name: &'a str,
-    /// Content.
-    pub bytes: Vec<u8>,
+    /// What stands in it.
+    pub content: Content,
 }
 
-fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-    move |source| Error::Io { file: file.into(), source }
+/// What stands in a file of a checkpoint.
+pub enum Content {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// These tensors, as safetensors; they are copied a piece at a time.
+    Tensors(Vec<Named>),
 }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+fn hex(sha256: Sha256) -> String {
+    sha256.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes))
 }
 
 /// The directory of a step.
@@ -89,24 +97,21 @@ pub fn save(dir: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> Re
     let tmp = dir.join(format!(".tmp-{:06}-{}", meta.step, std::process::id()));
     fs::create_dir(&tmp).map_err(io(&tmp))?;
     let mut entries = Vec::new();
-    let mut write = |name: &str, bytes: &[u8]| -> Result<()> {
-        write_durably(&tmp.join(name), bytes)?;
-        let sha256 = hex(bytes);
-        entries.push(Entry { name: name.into(), bytes: bytes.len() as u64, sha256 });
+    let mut write = |name: &str, content: Content| -> Result<()> {
+        let (bytes, sha256) = write_durably(&tmp.join(name), &content)?;
+        entries.push(Entry { name: name.into(), bytes, sha256 });
         Ok(())
     };
-    let tensors = weights::named(model.table(), model.params())?;
-    write(MODEL, &weights::serialize(&tmp.join(MODEL), &tensors)?)?;
-    drop(tensors);
+    write(MODEL, Content::Tensors(weights::named(model.table(), model.params())))?;
     let text = serde_json::to_vec_pretty(meta).expect("a Meta has only string keys");
-    write(META, &text)?;
+    write(META, Content::Bytes(text))?;
     for extra in extras {
-        write(extra.name, &extra.bytes)?;
+        write(extra.name, extra.content)?;
     }
     let list = serde_json::to_vec(&entries).expect("entries are plain");
-    let manifest = Manifest { format: FORMAT, files: entries, sha256: hex(&list) };
+    let manifest = Manifest { format: FORMAT, files: entries, sha256: hex_of(&list) };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain");
-    write_durably(&tmp.join(MANIFEST), &text)?;
+    write_durably(&tmp.join(MANIFEST), &Content::Bytes(text))?;
     sync_dir(&tmp)?;
     let to = step_dir(dir, meta.step);
     if to.exists() {
@@ -123,10 +128,37 @@ pub fn save(dir: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> Re
     Ok(to)
 }
 
-fn write_durably(file: &Path, bytes: &[u8]) -> Result<()> {
-    let mut f = File::create(file).map_err(io(file))?;
-    f.write_all(bytes).map_err(io(file))?;
-    f.sync_all().map_err(io(file))
+/// Writes a file and waits for the disk; returns its size and SHA-256.
+fn write_durably(file: &Path, content: &Content) -> Result<(u64, String)> {
+    let mut out =
+        Hashed { file: File::create(file).map_err(io(file))?, sha256: Sha256::new(), bytes: 0 };
+    match content {
+        Content::Bytes(bytes) => out.write_all(bytes).map_err(io(file))?,
+        Content::Tensors(tensors) => weights::write(file, &mut out, tensors)?,
+    }
+    out.file.sync_all().map_err(io(file))?;
+    Ok((out.bytes, hex(out.sha256)))
+}
+
+/// A file that is hashed on its way to the disk: what the manifest vouches for is what was meant,
+/// not what the disk made of it.
+struct Hashed {
+    file: File,
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.sha256.update(&bytes[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {
@@ -161,7 +193,7 @@ pub fn verify(step: &Path) -> Result<()> {
         return bad(at, "format 0 does not exist: it was altered".into());
     }
     let list = serde_json::to_vec(&manifest.files).expect("entries are plain");
-    if hex(&list) != manifest.sha256 {
+    if hex_of(&list) != manifest.sha256 {
         return bad(at, "its own checksum does not match: it was altered".into());
     }
     for name in [MODEL, META] {
@@ -174,15 +206,23 @@ pub fn verify(step: &Path) -> Result<()> {
         if entry.name.contains(['/', '\\']) {
             return bad(file, "a name that leaves the step's directory".into());
         }
-        let bytes = weights::read(&file)?;
-        if bytes.len() as u64 != entry.bytes {
-            return bad(file, format!("{} bytes, should be {}", bytes.len(), entry.bytes));
+        let content = File::open(&file).map_err(io(&file))?;
+        let bytes = content.metadata().map_err(io(&file))?.len();
+        if bytes != entry.bytes {
+            return bad(file, format!("{bytes} bytes, should be {}", entry.bytes));
         }
-        if hex(&bytes) != entry.sha256 {
+        if hash(content.take(bytes)).map_err(io(&file))? != entry.sha256 {
             return bad(file, "checksum does not match: it was altered".into());
         }
     }
     Ok(())
+}
+
+/// SHA-256 of what is read, a piece at a time.
+fn hash(from: impl Read) -> std::io::Result<String> {
+    let mut sha256 = Sha256::new();
+    std::io::copy(&mut BufReader::with_capacity(1 << 20, from), &mut sha256)?;
+    Ok(hex(sha256))
 }
 
 /// Steps under `dir`, oldest first, valid or not.
@@ -257,13 +297,11 @@ pub fn meta(step: &Path) -> Result<Meta> {
 pub fn load(be: &dyn Backend, step: &Path) -> Result<(Nano, Meta)> {
     let meta = meta(step)?;
     let model = Nano::zeros(be, meta.model_config.clone())?;
-    let file = step.join(MODEL);
-    let bytes = weights::read(&file)?;
-    weights::load(&file, &bytes, &model, &|row| row.name.clone())?;
+    weights::load(&Reader::open(&step.join(MODEL))?, &model, &|row| row.name.clone())?;
     Ok((model, meta))
 }
 
-/// Reads another file of a step.
+/// Reads another file of a step, whole; one of tensors is rather opened by a [`Reader`].
 pub fn extra(step: &Path, name: &str) -> Result<Vec<u8>> {
     weights::read(&step.join(name))
 }

@@ -4,12 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use nanochat_compute::Backend;
-use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::config::{Generation, GptConfig, RawConfig};
 use crate::nano::table::Row;
-use crate::weights;
+use crate::weights::{self, Reader};
 use crate::{Error, Nano, Result};
 
 fn json(file: &Path) -> Result<Value> {
@@ -85,9 +84,8 @@ fn hugging_face(be: &dyn Backend, dir: &Path) -> Result<Nano> {
         return bad(&weights_file, "is split into shards: save it again as one file");
     }
     let model = Nano::zeros(be, config)?;
-    let bytes = weights::read(&weights_file)?;
     let rename = |row: &Row| hugging_face_name(row, tied);
-    weights::load(&weights_file, &bytes, &model, &rename)?;
+    weights::load(&Reader::open(&weights_file)?, &model, &rename)?;
     Ok(model)
 }
 
@@ -161,8 +159,7 @@ fn upstream(be: &dyn Backend, dir: &Path, generation: Option<Generation>) -> Res
         file: meta_file.clone(),
         detail: format!("model_config: {e}"),
     })?;
-    let bytes = weights::read(&weights_file)?;
-    let tensors = weights::parse(&weights_file, &bytes)?;
+    let tensors = Reader::open(&weights_file)?;
     if generation.is_some() || given.is_none() {
         raw.generation = generation.unwrap_or_else(|| recognise(&tensors));
     }
@@ -170,19 +167,19 @@ fn upstream(be: &dyn Backend, dir: &Path, generation: Option<Generation>) -> Res
     let prefix =
         if tensors.names().iter().any(|n| n.starts_with("_orig_mod.")) { "_orig_mod." } else { "" };
     let rename = |row: &Row| format!("{prefix}{}", row.name);
-    weights::load(&weights_file, &bytes, &model, &rename)?;
+    weights::load(&tensors, &model, &rename)?;
     Ok(model)
 }
 
 /// The generation that a state dict belongs to, by what it holds. Generation 3 of March 2 to 9, 2026
 /// needs `"softcap": 20` in its meta JSON: tensors do not show it.
-fn recognise(tensors: &SafeTensors<'_>) -> Generation {
-    let has = |part: &str| tensors.names().iter().any(|n| n.contains(part));
-    let gate_channels = tensors
-        .tensors()
+fn recognise(tensors: &Reader) -> Generation {
+    let names = tensors.names();
+    let has = |part: &str| names.iter().any(|n| n.contains(part));
+    let gate_channels = names
         .iter()
-        .find(|(n, _)| n.ends_with("attn.ve_gate.weight"))
-        .map(|(_, t)| t.shape().last().copied().unwrap_or(0));
+        .find(|n| n.ends_with("attn.ve_gate.weight"))
+        .map(|n| tensors.shape(n).ok().and_then(|s| s.last().copied()).unwrap_or(0));
     match gate_channels {
         _ if has("smear_gate") => Generation::G5,
         Some(12) => Generation::G4,

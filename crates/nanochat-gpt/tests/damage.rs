@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use nanochat_compute::reference::Reference;
+use nanochat_compute::{DType, Tensor};
 use nanochat_gpt::checkpoint::{self, FORMAT};
-use nanochat_gpt::weights::{self, Data, Named};
+use nanochat_gpt::weights::Named;
 use nanochat_gpt::{Generation, GptConfig, Nano, RawConfig};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tiny::{Draws, dir, entries, save, small};
+use tiny::{Draws, copies, dir, entries, save, small, write_tensors};
 
 /// Verification fails and says so with `parts`.
 fn refused(step: &Path, parts: &[&str]) {
@@ -164,9 +165,7 @@ fn a_format_that_is_newer_or_none_is_refused() {
 
 /// Loads a step whose weights are these tensors.
 fn load_with(step: &Path, tensors: &[Named]) -> String {
-    let file = step.join("model.safetensors");
-    let bytes = weights::serialize(&file, tensors).expect("tensors that fit their shapes");
-    fs::write(&file, bytes).expect("a writable folder");
+    write_tensors(&step.join("model.safetensors"), tensors);
     vouch(step);
     checkpoint::verify(step).expect("the manifest vouches for it");
     checkpoint::load(&Reference, step).map(|_| ()).expect_err("weights that do not fit").to_string()
@@ -177,10 +176,9 @@ fn weights_that_do_not_fit_are_named() {
     let dir = dir();
     let model = small(Generation::G5);
     let at = save(dir.path(), &model, 1);
-    let tensors = || weights::named(model.table(), model.params()).expect("f32");
     let q = "transformer.h.1.attn.c_q.weight";
     let with = |change: &dyn Fn(&mut Named)| {
-        let mut all = tensors();
+        let mut all = copies(&model);
         change(all.iter_mut().find(|t| t.name == q).expect("layer 1 has a query matrix"));
         load_with(&at, &all)
     };
@@ -189,10 +187,7 @@ fn weights_that_do_not_fit_are_named() {
         assert!(parts.iter().all(|p| message.contains(p)), "{message}");
     };
     for (value, word) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
-        let message = with(&|t| {
-            let Data::F32(x) = &mut t.data else { panic!("f32") };
-            x[17] = value;
-        });
+        let message = with(&|t| t.data.slice(17..18).write_f32(&[value]).expect("one value"));
         expect(message, &[q, "element 17", word]);
     }
     expect(with(&|t| t.shape = vec![16, 64]), &[q, "[16, 64]", "[32, 32]"]);
@@ -200,8 +195,7 @@ fn weights_that_do_not_fit_are_named() {
     expect(with(&|t| t.name = "strange".into()), &[q, "missing"]);
     // Only a table of the vocabulary may lack rows, and only those of its padding.
     let cut = |t: &mut Named, rows: usize| {
-        let Data::F32(x) = &mut t.data else { panic!("f32") };
-        x.truncate(rows * t.shape[1]);
+        t.data = t.data.slice(0..rows * t.shape[1]);
         t.shape[0] = rows;
     };
     expect(with(&|t| cut(t, 20)), &[q, "[20, 32]", "[32, 32]"]);
@@ -209,14 +203,14 @@ fn weights_that_do_not_fit_are_named() {
     for (name, rows, want) in
         [(fc, 64, "[128, 32]"), ("lm_head.weight", 19, "[64, 32]"), ("lm_head.weight", 21, "[64")]
     {
-        let mut all = tensors();
+        let mut all = copies(&model);
         cut(all.iter_mut().find(|t| t.name == name).expect("every model has it"), rows);
         expect(load_with(&at, &all), &[name, &format!("[{rows}, 32]"), want]);
     }
-    let bytes = |t: &mut Named| t.data = Data::U8(vec![0; 1024]);
-    expect(with(&bytes), &[q, "U8"]);
-    let mut more = tensors();
-    more.push(Named { name: "extra.bias".into(), shape: vec![2], data: Data::F32(vec![0.0; 2]) });
+    expect(with(&|t| t.data = t.data.cast(DType::I32)), &[q, "I32"]);
+    let mut more = copies(&model);
+    let data = Tensor::zeros(2, DType::F32).expect("two values");
+    more.push(Named { name: "extra.bias".into(), shape: vec![2], data });
     expect(load_with(&at, &more), &["extra.bias", "not a parameter"]);
 }
 

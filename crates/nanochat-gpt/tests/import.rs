@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use nanochat_compute::reference::Reference;
 use nanochat_gpt::import::import;
-use nanochat_gpt::weights::{self, Data, Named};
+use nanochat_gpt::weights::Named;
 use nanochat_gpt::{Generation, Nano};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use tiny::{GENERATIONS, bits};
+use tiny::{GENERATIONS, bits, copies, write_tensors};
 
 fn hugging_face() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gen1/hf")
@@ -113,11 +113,9 @@ fn weights_in_shards_or_absent_are_explained() {
 
 /// Upstream's two files; the meta does not say of which generation they are.
 fn state_dict(dir: &Path, model: &Nano, prefix: &str) {
-    let mut tensors = weights::named(model.table(), model.params()).expect("f32");
+    let mut tensors = copies(model);
     tensors.iter_mut().for_each(|t| t.name.insert_str(0, prefix));
-    let file = dir.join("model_000100.safetensors");
-    let bytes = weights::serialize(&file, &tensors).expect("tensors");
-    fs::write(file, bytes).expect("a writable folder");
+    write_tensors(&dir.join("model_000100.safetensors"), &tensors);
     let mut config = serde_json::to_value(model.config()).expect("plain");
     config.as_object_mut().expect("an object").remove("generation");
     let meta = json!({"step": 100, "model_config": config});
@@ -174,17 +172,13 @@ fn a_vocabulary_without_padding_is_filled_up_with_zeros() {
     let model = tiny::model(&Reference, tiny::config(Generation::G2), 1);
     state_dict(dir.path(), &model, "");
     // 90 of 128 rows.
-    let cut = |t: &Named| -> Named {
+    let cut = |t: Named| -> Named {
         let rows = if t.shape[0] == 128 { 90 } else { t.shape[0] };
         let shape = [&[rows], &t.shape[1..]].concat();
-        let Data::F32(x) = &t.data else { panic!("f32") };
-        let x = x[..shape.iter().product()].to_vec();
-        Named { name: t.name.clone(), shape, data: Data::F32(x) }
+        Named { data: t.data.slice(0..shape.iter().product()), shape, ..t }
     };
-    let tensors = weights::named(model.table(), model.params()).expect("f32");
-    let small: Vec<Named> = tensors.iter().map(cut).collect();
-    let file = dir.path().join("model_000100.safetensors");
-    fs::write(&file, weights::serialize(&file, &small).expect("tensors")).expect("a file");
+    let small: Vec<Named> = copies(&model).into_iter().map(cut).collect();
+    write_tensors(&dir.path().join("model_000100.safetensors"), &small);
     let back = import(&Reference, dir.path(), None).expect("90 rows");
     for row in model.table().rows() {
         let read = |m: &Nano| m.table().view(m.params(), row.role).to_vec_f32().expect("f32");
@@ -199,12 +193,9 @@ fn a_vocabulary_without_padding_is_filled_up_with_zeros() {
 #[test]
 fn half_precision_is_widened() {
     let model = tiny::model(&Reference, tiny::config(Generation::G5), 1);
-    let tensors = weights::named(model.table(), model.params()).expect("f32");
+    let tensors = copies(&model);
     let narrow = |to: fn(f32) -> [u8; 2]| -> Vec<Vec<u8>> {
-        let one = |t: &Named| {
-            let Data::F32(x) = &t.data else { panic!("f32") };
-            x.iter().flat_map(|&x| to(x)).collect()
-        };
+        let one = |t: &Named| t.data.to_vec_f32().expect("f32").into_iter().flat_map(to).collect();
         tensors.iter().map(one).collect()
     };
     let bf16 = narrow(|x| half::bf16::from_f32(x).to_le_bytes());

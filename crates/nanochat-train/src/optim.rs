@@ -1,13 +1,11 @@
 //! Parameter groups, their rates, and the optimizer's state. Source: nanochat `gpt.py`,
 //! `setup_optimizer`, July 2026.
 
-use std::path::Path;
-
 use nanochat_compute::ops::{AdamW, Muon};
 use nanochat_compute::{Backend, DType, Tensor};
 use nanochat_gpt::Nano;
 use nanochat_gpt::nano::table::{Group, Row};
-use nanochat_gpt::weights::{self, Data, Named};
+use nanochat_gpt::weights::{Named, Reader};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -157,28 +155,26 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The state as a `.safetensors` file's bytes: `first.<name>`, `second.<name>`.
-    pub fn to_bytes(&self, model: &Nano, file: &Path) -> Result<Vec<u8>> {
-        let mut tensors = Vec::new();
-        for (row, second) in model.table().rows().iter().zip(&self.second) {
-            let first = self.first.slice(row.offset..row.offset + row.len()).to_vec_f32()?;
-            let (name, shape) = (format!("first.{}", row.name), row.shape.clone());
-            tensors.push(Named { name, shape, data: Data::F32(first) });
-            let (name, shape) = (format!("second.{}", row.name), vec![second.len()]);
-            tensors.push(Named { name, shape, data: Data::F32(second.to_vec_f32()?) });
-        }
-        Ok(weights::serialize(file, &tensors)?)
+    /// The state as tensors to be written, `first.<name>` and `second.<name>`: handles, no copies.
+    pub fn named(&self, model: &Nano) -> Vec<Named> {
+        let moments = |(row, second): (&Row, &Tensor)| {
+            let first = self.first.slice(row.offset..row.offset + row.len());
+            let name = |moment: &str| format!("{moment}.{}", row.name);
+            [
+                Named { name: name("first"), shape: row.shape.clone(), data: first },
+                Named { name: name("second"), shape: vec![second.len()], data: second.clone() },
+            ]
+        };
+        model.table().rows().iter().zip(&self.second).flat_map(moments).collect()
     }
 
-    /// Takes over the state of [`Optimizer::to_bytes`] after `t` steps.
+    /// Takes over the state of [`Optimizer::named`] after `t` steps.
     ///
-    /// Errors: a tensor that is missing or of another length, by name.
-    pub fn restore(&mut self, model: &Nano, file: &Path, bytes: &[u8], t: u64) -> Result<()> {
-        let read = |name: &str| weights::read_named(file, bytes, name);
-        for (row, second) in model.table().rows().iter().zip(&self.second) {
-            let first = self.first.slice(row.offset..row.offset + row.len());
-            first.write_f32(&read(&format!("first.{}", row.name))?)?;
-            second.write_f32(&read(&format!("second.{}", row.name))?)?;
+    /// Errors: a tensor that is missing or of another length, by name; then the state is part old,
+    /// part new.
+    pub fn restore(&mut self, model: &Nano, file: &Reader, t: u64) -> Result<()> {
+        for tensor in self.named(model) {
+            file.read(&tensor.name, &tensor.data)?;
         }
         self.t = t;
         Ok(())

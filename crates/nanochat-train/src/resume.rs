@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use nanochat_data::Batches;
-use nanochat_gpt::checkpoint::{self, Extra, FORMAT, Meta};
+use nanochat_gpt::checkpoint::{self, Content, Extra, FORMAT, Meta};
+use nanochat_gpt::weights::Reader;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -92,10 +93,10 @@ pub fn save(
         val_bpb: progress.val_bpb,
         trainer: serde_json::to_value(state).expect("the state has only string keys"),
     };
-    let optimizer = trainer.optim.to_bytes(trainer.model, &dir.join(OPTIMIZER))?;
+    let optimizer = trainer.optim.named(trainer.model);
     let extras = vec![
-        Extra { name: OPTIMIZER, bytes: optimizer },
-        Extra { name: LOADER, bytes: batches.state() },
+        Extra { name: OPTIMIZER, content: Content::Tensors(optimizer) },
+        Extra { name: LOADER, content: Content::Bytes(batches.state()) },
     ];
     let path = checkpoint::save(dir, trainer.model, &meta, extras)?;
     checkpoint::prune(dir, keep)?;
@@ -139,8 +140,8 @@ pub fn restore(
 
 /// Restores the optimizer alone (SFT begins with base's moments).
 pub fn load_optimizer(step_dir: &Path, trainer: &mut Trainer<'_>, t: u64) -> Result<()> {
-    let bytes = checkpoint::extra(step_dir, OPTIMIZER)?;
-    trainer.optim.restore(trainer.model, &step_dir.join(OPTIMIZER), &bytes, t)
+    let file = Reader::open(&step_dir.join(OPTIMIZER))?;
+    trainer.optim.restore(trainer.model, &file, t)
 }
 
 fn same(what: &str, have: &str, want: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nanochat_compute::Backend;
 use nanochat_compute::cpu::{Cpu, Precision};
 use nanochat_data::{Batches, ConversationList, Mixture, PackConfig, Packer, Prefetch};
+use nanochat_gpt::weights::{self, Named, Reader};
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_tokenizer::{Conversation, Tokenizer};
 use nanochat_train::base::{self, BaseRun, Cadence, Outcome};
@@ -225,6 +226,42 @@ fn a_changed_run_is_refused_by_name() {
     let same = Recipe::new(&ask()).expect("sizes that fit");
     let text = serde_json::to_string(&same).expect("plain");
     assert_eq!(serde_json::from_str::<Recipe>(&text).expect("its own text"), same);
+}
+
+#[test]
+fn moments_of_another_model_are_refused_by_name() {
+    let be = cpu();
+    let model = tiny::model(&be);
+    let new = || Optimizer::new(&be, &model, LearningRates::default()).expect("a small state");
+    let optim = new();
+    for (n, t) in optim.named(&model).into_iter().enumerate() {
+        be.fill(&t.data, n as f32 + 0.5).expect("f32");
+    }
+    let dir = dir();
+    let file = dir.path().join("optimizer.safetensors");
+    let restored = |tensors: &[Named]| {
+        let mut out = fs::File::create(&file).expect("a writable folder");
+        weights::write(&file, &mut out, tensors).expect("tensors that fit");
+        let mut to = new();
+        to.restore(&model, &Reader::open(&file).expect("its own file"), 9).map(|()| to)
+    };
+    let same = restored(&optim.named(&model)).expect("its own state");
+    assert_eq!(same.t(), 9);
+    let values = |o: &Optimizer| -> Vec<Vec<f32>> {
+        o.named(&model).iter().map(|t| t.data.to_vec_f32().expect("f32")).collect()
+    };
+    assert!(values(&same) == values(&optim));
+    let changed = |change: &dyn Fn(&mut Named)| {
+        let mut all = optim.named(&model);
+        let name = "second.transformer.h.1.attn.c_q.weight";
+        change(all.iter_mut().find(|t| t.name == name).expect("layer 1 has a query matrix"));
+        let message = restored(&all).map(|_| ()).expect_err("another state").to_string();
+        assert!(message.contains(name) && message.contains("optimizer.safetensors"), "{message}");
+        message
+    };
+    assert!(changed(&|t| t.name = "strange".into()).contains("missing"));
+    let cut = |t: &mut Named| (t.data, t.shape) = (t.data.slice(0..31), vec![31]);
+    assert!(changed(&cut).contains("31 values, should be 32"));
 }
 
 #[test]

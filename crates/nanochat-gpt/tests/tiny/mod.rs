@@ -5,9 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nanochat_compute::Backend;
 use nanochat_compute::reference::Reference;
-use nanochat_gpt::checkpoint::{self, Extra, FORMAT, Meta};
+use nanochat_compute::{Backend, Tensor};
+use nanochat_gpt::checkpoint::{self, Content, Extra, FORMAT, Meta};
+use nanochat_gpt::weights::{self, Named};
 use nanochat_gpt::{Generation, GptConfig, Nano, RawConfig};
 use serde_json::json;
 
@@ -97,10 +98,25 @@ pub fn meta(model: &Nano, step: u64) -> Meta {
 
 pub fn save(dir: &Path, model: &Nano, step: u64) -> PathBuf {
     let extras = vec![
-        Extra { name: "optimizer.safetensors", bytes: (0..=255).collect() },
-        Extra { name: "loader.bin", bytes: vec![] },
+        Extra { name: "optimizer.safetensors", content: Content::Bytes((0..=255).collect()) },
+        Extra { name: "loader.bin", content: Content::Bytes(vec![]) },
     ];
     checkpoint::save(dir, model, &meta(model, step), extras).expect("a writable folder")
+}
+
+/// The parameters in memory of their own: a test may change them.
+pub fn copies(model: &Nano) -> Vec<Named> {
+    let copy = |t: Named| {
+        let data = Tensor::from_f32(&t.data.to_vec_f32().expect("f32")).expect("a small copy");
+        Named { data, ..t }
+    };
+    weights::named(model.table(), model.params()).into_iter().map(copy).collect()
+}
+
+/// Writes a `.safetensors` file.
+pub fn write_tensors(file: &Path, tensors: &[Named]) {
+    let mut out = fs::File::create(file).expect("a writable folder");
+    weights::write(file, &mut out, tensors).expect("tensors that fit their shapes");
 }
 
 pub fn dir() -> tempfile::TempDir {
