@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::error::expect_len;
 use crate::ops::{
-    AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, MatMul, Muon, RopeNorm, Smear,
-    ValueGate,
+    AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, MatMul, Muon, PAGE, RopeNorm,
+    Smear, ValueGate,
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
@@ -59,6 +59,10 @@ impl<K: HostKernels> Backend for K {
         HostKernels::name(self)
     }
 
+    fn workspace_bytes(&self, head: &HeadLoss, operand: usize) -> usize {
+        HostKernels::workspace_bytes(self, head, operand)
+    }
+
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor> {
         Tensor::zeros(len, dtype)
     }
@@ -109,6 +113,19 @@ impl<K: HostKernels> Backend for K {
         check_ids(OP, ids, table.len() / c)?;
         f32s!(OP; out);
         timed(self, OP, || HostKernels::embedding(self, out, table, ids, c));
+        Ok(())
+    }
+
+    fn place_rows(&self, table: &Tensor, x: &Tensor, ids: &Tensor, c: usize) -> Result<()> {
+        const OP: &str = "place_rows";
+        expect(OP, c > 0, "rows have no channels")?;
+        lens!(OP; x = ids.len() * c);
+        let ([table], [x, ids]) = borrow(OP, [table], [x, ids])?;
+        let ids = ids.i32(OP)?;
+        f32s!(OP; table);
+        check_ids(OP, ids, table.len() / c)?;
+        f32s!(OP; x);
+        timed(self, OP, || HostKernels::place_rows(self, table, x, ids, c));
         Ok(())
     }
 
@@ -448,23 +465,20 @@ impl<K: HostKernels> Backend for K {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
+        places: &Tensor,
         s: &CachedAttention,
     ) -> Result<()> {
         const OP: &str = "attention_cached";
         expect_heads(OP, s.h, s.hkv)?;
         lens!(OP;
-            out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d,
-            k = s.rows * s.capacity * s.hkv * s.d, v = s.rows * s.capacity * s.hkv * s.d
+            out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d, v = k.len(),
+            places = s.rows * s.place_len()
         );
-        let ([out], [q, k, v]) = borrow(OP, [out], [q, k, v])?;
-        if s.start + s.t > s.capacity {
-            return Err(Error::Invalid {
-                op: "attention_cached",
-                detail: format!("position {} is past the cache of {}", s.start + s.t, s.capacity),
-            });
-        }
+        let ([out], [q, k, v, places]) = borrow(OP, [out], [q, k, v, places])?;
+        let places = places.i32(OP)?;
         f32s!(OP; out, q, k, v);
-        timed(self, OP, || HostKernels::attention_cached(self, out, q, k, v, s));
+        check_places(OP, places, k.len(), s)?;
+        timed(self, OP, || HostKernels::attention_cached(self, out, q, k, v, places, s));
         Ok(())
     }
 
@@ -567,6 +581,27 @@ impl<K: HostKernels> Backend for K {
             }
         }
     }
+}
+
+/// Whole pages, and every page that a query sees is one of them.
+fn check_places(op: &'static str, places: &[i32], keys: usize, s: &CachedAttention) -> Result<()> {
+    let page = PAGE * s.hkv * s.d;
+    expect(op, page > 0 && keys.is_multiple_of(page.max(1)), "the cache is not whole pages")?;
+    for (r, place) in places.chunks_exact(s.place_len()).enumerate() {
+        let bad = |detail: String| Err(Error::Invalid { op, detail });
+        let Ok(start) = usize::try_from(place[0]) else {
+            return bad(format!("row {r} begins at position {}", place[0]));
+        };
+        if start + s.t > s.pages * PAGE {
+            let (end, most) = (start + s.t, s.pages * PAGE);
+            return bad(format!("position {end} is past the {most} that a place of row {r} names"));
+        }
+        let there = |p: &i32| usize::try_from(*p).is_ok_and(|p| (p + 1) * page <= keys);
+        if let Some(p) = place[1..][s.seen(start)].iter().find(|p| !there(p)) {
+            return bad(format!("row {r} sees page {p} of {}", keys / page));
+        }
+    }
+    Ok(())
 }
 
 /// The gate reads channels that exist, and heads are not empty.

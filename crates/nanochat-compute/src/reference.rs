@@ -28,6 +28,11 @@ pub trait HostKernels {
     fn profile(&self) -> Option<&Profile> {
         None
     }
+    /// See [`crate::Backend::workspace_bytes`].
+    fn workspace_bytes(&self, head: &HeadLoss, operand: usize) -> usize {
+        let _ = (head, operand);
+        0
+    }
     fn fill(&self, x: &mut [f32], value: f32) {
         x.fill(value);
     }
@@ -42,6 +47,9 @@ pub trait HostKernels {
     }
     fn embedding_backward(&self, dtable: &mut [f32], dout: &[f32], ids: &[i32], c: usize) {
         ops::embedding::embedding_backward(dtable, dout, ids, c);
+    }
+    fn place_rows(&self, table: &mut [f32], x: &[f32], ids: &[i32], c: usize) {
+        ops::embedding::place_rows(table, x, ids, c);
     }
     fn norm(&self, out: &mut [f32], rstd: &mut [f32], x: &[f32], c: usize, eps: f32) {
         ops::norm::norm(out, rstd, x, c, eps);
@@ -196,9 +204,10 @@ pub trait HostKernels {
         q: &[f32],
         k: &[f32],
         v: &[f32],
+        places: &[i32],
         s: &CachedAttention,
     ) {
-        ops::attention::attention_cached(out, q, k, v, s);
+        ops::attention::attention_cached(out, q, k, v, places, s);
     }
     fn head_loss(
         &self,

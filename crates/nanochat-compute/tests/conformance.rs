@@ -7,7 +7,8 @@ use common::{Case, Role, Values, case, cases, every_cpu, random, worst};
 use nanochat_compute::cpu::simd::Simd;
 use nanochat_compute::cpu::{Cpu, Precision};
 use nanochat_compute::ops::{
-    self, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, RopeNorm, Smear, ValueGate,
+    self, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, PAGE, RopeNorm, Smear,
+    ValueGate,
 };
 use nanochat_compute::reference::Reference;
 use nanochat_compute::{Backend, DType, Error, Result, Tensor};
@@ -109,7 +110,7 @@ fn every_operation_has_a_case() {
     let names: Vec<_> = methods.filter_map(|line| line.split('(').next()).collect();
     assert!(names.contains(&"matmul"), "the trait's methods were found: {names:?}");
     let cases = cases::all();
-    let others = ["name", "profile_start", "profile_stop", "alloc"];
+    let others = ["name", "profile_start", "profile_stop", "workspace_bytes", "alloc"];
     for name in names.into_iter().filter(|name| !others.contains(name)) {
         assert!(cases.iter().any(|case| case.op == name), "{name} has no case");
     }
@@ -151,15 +152,26 @@ fn cached_attention_has_the_bits_of_the_forward() {
         let (row, from) = (t * h * d, (t - 1) * h * d);
         let (q, k) = (random(b * row, 1), random(b * t * hkv * d, 2));
         let last: Vec<f32> = q.chunks(row).flat_map(|q| &q[from..]).copied().collect();
-        let [q, k, last] = [q, k, last].map(|x| Tensor::from_f32(&x).expect("a small tensor"));
-        let (rows, start) = (b, t - 1);
-        let c = CachedAttention { rows, t: 1, start, capacity: t, h, hkv, d, window, scale };
+        // Each row's positions, filled up to whole pages.
+        let pages = t.div_ceil(PAGE);
+        let mut cache = k.chunks(t * hkv * d).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        cache.iter_mut().for_each(|row| row.resize(pages * PAGE * hkv * d, f32::NAN));
+        let place = |r: usize| {
+            let page = move |p: usize| (r * pages + p) as i32;
+            std::iter::once((t - 1) as i32).chain((0..pages).map(page))
+        };
+        let places: Vec<i32> = (0..b).flat_map(place).collect();
+        let places = Tensor::from_i32(&places).expect("a small tensor");
+        let [q, k, last, cache] =
+            [q, k, last, cache.concat()].map(|x| Tensor::from_f32(&x).expect("a small tensor"));
+        let c = CachedAttention { rows: b, t: 1, pages, h, hkv, d, window, scale };
         let cpu = Cpu::open(2, Precision::F32);
         for be in [&Reference as &dyn Backend, &cpu] {
             let zeros = |len| be.alloc(len, DType::F32).expect("a small tensor");
             let (out, lse, got) = (zeros(q.len()), zeros(b * t * h), zeros(last.len()));
             be.attention(&out, &lse, &q, &k, &k, &s).expect("operands that fit");
-            be.attention_cached(&got, &last, &k, &k, &c).expect("operands that fit");
+            be.attention_cached(&got, &last, &cache, &cache, &places, &c)
+                .expect("operands that fit");
             let (out, got) = (out.to_vec_f32().expect("f32"), got.to_vec_f32().expect("f32"));
             let want: Vec<f32> = out.chunks(row).flat_map(|o| &o[from..]).copied().collect();
             assert!(same_bits(&got, &want), "{}: {s:?}", be.name());
@@ -321,16 +333,17 @@ fn impossible() -> Vec<Case> {
             .read("v", x(kv))
             .run(move |be, [out, lse, q, k, v]| be.attention(out, lse, q, k, v, &s))
     };
-    let cached = |h, hkv, start, capacity| {
-        let (rows, t, d) = (1, 1, 2);
-        let s = CachedAttention { rows, t, start, capacity, h, hkv, d, window: 5, scale: 0.7 };
-        let cache = || x(capacity * hkv * d);
+    let cached = |h, hkv, place: [i32; 2]| {
+        let (rows, t, pages, d) = (1, 1, 1, 2);
+        let s = CachedAttention { rows, t, pages, h, hkv, d, window: 5, scale: 0.7 };
+        let cache = || x(PAGE * hkv * d);
         case("attention_cached", s)
             .overwrite("out", h * d, 1)
             .read("q", x(h * d))
             .read("k", cache())
             .read("v", cache())
-            .run(move |be, [out, q, k, v]| be.attention_cached(out, q, k, v, &s))
+            .ids("places", place.to_vec())
+            .run(move |be, [out, q, k, v, places]| be.attention_cached(out, q, k, v, places, &s))
     };
     let rope = |rows: usize, h, d, start| {
         let s = RopeNorm { t: 2, h, d, start, scale: 1.0, eps: 1e-6 };
@@ -350,8 +363,12 @@ fn impossible() -> Vec<Case> {
     vec![
         attention(attend),
         attention(Attention { hkv: 0, ..attend }),
-        cached(3, 2, 0, 1),
-        cached(2, 1, 1, 1),
+        cached(3, 2, [0, 0]),
+        // Past the place's pages, before its first position, a page that is not there.
+        cached(2, 1, [PAGE as i32, 0]),
+        cached(2, 1, [-1, 0]),
+        cached(2, 1, [0, 1]),
+        cached(2, 1, [0, -1]),
         // A cosine table that ends too early, an odd head, a row of heads cut short.
         rope(2, 1, 2, 1),
         rope(2, 1, 3, 0),

@@ -4,8 +4,7 @@
 //! prefill once -> fork to n rows -> draw n first ids -> decode the column -> draw -> ...
 //! ```
 //! Each row draws its own first id; upstream's old bug, one first id copied to all rows, stays
-//! measurable as [`FirstToken::Broadcast`], and generation without a KV cache as
-//! [`GenerateOptions::kv_cache`] `= false`: the two baselines of the benchmarks.
+//! measurable as [`FirstToken::Broadcast`]. Whether there is a KV cache is the decoder's matter.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -27,6 +26,16 @@ pub enum FirstToken {
     Broadcast,
 }
 
+impl FirstToken {
+    /// Name as in flags and summaries.
+    pub fn name(self) -> &'static str {
+        match self {
+            FirstToken::Independent => "independent",
+            FirstToken::Broadcast => "broadcast",
+        }
+    }
+}
+
 /// What to generate.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
@@ -46,8 +55,6 @@ pub struct GenerateOptions {
     pub first_row: u64,
     /// How the first column is drawn.
     pub first_token: FirstToken,
-    /// False: every step computes every row's whole sequence anew (the reference, and slow).
-    pub kv_cache: bool,
 }
 
 impl GenerateOptions {
@@ -62,7 +69,6 @@ impl GenerateOptions {
             tools: true,
             first_row: 0,
             first_token: FirstToken::Independent,
-            kv_cache: true,
         }
     }
 }
@@ -224,9 +230,11 @@ impl<'a> Engine<'a> {
         if held == 0 {
             self.decoder.reset();
         }
+        let len = prompt.len().saturating_add(options.max_tokens);
+        self.decoder.reserve(prompt.len(), options.n, len)?;
         let logits = self.decoder.prefill(&prompt[held..])?;
         let prefill_s = began.elapsed().as_secs_f64();
-        if options.n > 1 && options.kv_cache {
+        if options.n > 1 {
             self.decoder.fork(options.n)?;
         }
         let text = |tokenizer| TextState {
@@ -364,23 +372,9 @@ impl Run<'_> {
     fn advance(&mut self) -> Result<()> {
         let vocab = self.decoder.vocab_size();
         let expected = self.rows.len() * vocab;
-        if self.options.kv_cache {
-            // Rows that have ended are fed their last id again: the result is not looked at.
-            let column: Vec<u32> = self.rows.iter().filter_map(|r| r.ids.last().copied()).collect();
-            self.logits = self.decoder.decode(&column)?;
-        } else {
-            self.logits.resize(expected, 0.0);
-            for (row, logits) in self.rows.iter().zip(self.logits.chunks_mut(vocab)) {
-                if row.finish.is_none() {
-                    self.decoder.reset();
-                    let found = self.decoder.prefill(&row.ids)?;
-                    if found.len() != vocab {
-                        return Err(Error::LogitCount { found: found.len(), expected: vocab });
-                    }
-                    logits.copy_from_slice(&found);
-                }
-            }
-        }
+        // Rows that have ended are fed their last id again: the result is not looked at.
+        let column: Vec<u32> = self.rows.iter().filter_map(|r| r.ids.last().copied()).collect();
+        self.logits = self.decoder.decode(&column)?;
         if self.logits.len() != expected {
             return Err(Error::LogitCount { found: self.logits.len(), expected });
         }

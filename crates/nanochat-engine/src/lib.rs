@@ -7,9 +7,11 @@
 //! | ids of one row | text, tool calls, tool answers | [`tool`], [`text`] |
 //! | an expression | its value as Python writes it | [`calculator`] |
 //! | a person's turns | the assistant's turns | [`session`] |
+//! | rows of ids | how different they are, and whether they are drawn fairly | [`diversity`] |
 #![forbid(unsafe_code)]
 
 pub mod calculator;
+pub mod diversity;
 pub mod error;
 pub mod generate;
 pub mod rng;
@@ -22,6 +24,7 @@ pub mod tool;
 mod fake;
 mod number;
 
+pub use diversity::{ChiSquare, Diversity, chi_square};
 pub use error::{Error, Result};
 pub use generate::{
     Emitted, Engine, Finish, FirstToken, GenerateOptions, Generation, Row, Stats, Step,

@@ -20,6 +20,14 @@ pub trait Decoder {
     fn rows(&self) -> usize;
     /// Forgets everything; one empty row remains.
     fn reset(&mut self);
+    /// Allocates once for what is to come: a prompt of so many tokens in one row (what is held counts),
+    /// then `rows` rows of `len` tokens in all. Without it, memory grows as it is needed.
+    ///
+    /// Errors: memory that is not there; nothing has changed then.
+    fn reserve(&mut self, prompt: usize, rows: usize, len: usize) -> Result<()> {
+        let _ = (prompt, rows, len);
+        Ok(())
+    }
     /// Appends `ids` to the single row; returns the logits (V) after the last one.
     ///
     /// Errors: [`crate::Error::ContextFull`], [`crate::Error::TokenId`]. On an error nothing was appended.

@@ -9,6 +9,7 @@ use nanochat_compute::reference::Reference;
 use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::nano::recompute::Recompute;
 use nanochat_gpt::{Error, Generation, GptConfig, Nano, RawConfig};
 use tiny::{Draws, GENERATIONS, bits};
 
@@ -67,7 +68,7 @@ fn decode_equals_forward() {
     let cpu = cpu();
     for generation in GENERATIONS {
         let model = tiny::model(&cpu, tiny::config(generation), 7);
-        // 300 tokens: past the short window (128), the long one (256) and the first cache (256).
+        // 300 tokens: past the short window (128), the long one (256) and four pages.
         let ids = Draws(42).ids(300, 90);
         for first in [1, 2, 130, 256, 257, 299] {
             decode_equals(&cpu, &model, &ids, first);
@@ -92,6 +93,64 @@ fn decode_equals_forward_on_every_family_of_kernels() {
         let model = tiny::model(&cpu, tiny::config(Generation::G5), 9);
         decode_equals(&cpu, &model, &Draws(44).ids(70, 90), 33);
     }
+}
+
+/// Greedy ids of `n` rows that each continue the prompt with an id of their own.
+fn greedy(decoder: &mut dyn Decoder, prompt: &[u32], n: usize, columns: usize) -> Vec<Vec<u32>> {
+    let v = decoder.vocab_size();
+    decoder.prefill(prompt).expect("prefill");
+    decoder.fork(n).expect("one row");
+    let mut rows: Vec<Vec<u32>> = (0..n as u32).map(|r| vec![7 * r % 90]).collect();
+    for _ in 0..columns {
+        let column: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
+        let logits = decoder.decode(&column).expect("decode");
+        for (row, logits) in rows.iter_mut().zip(logits.chunks(v)) {
+            row.push(argmax(logits) as u32);
+        }
+    }
+    rows
+}
+
+#[test]
+fn greedy_ids_are_the_same_without_a_cache() {
+    for cpu in Cpu::every_f32(2) {
+        for generation in GENERATIONS {
+            let model = tiny::model(&cpu, tiny::config(generation), 16);
+            let prompt = Draws(48).ids(125, 90);
+            let mut cached = NanoDecoder::new(&cpu, &model, 200).expect("a small cache");
+            let mut naive = Recompute::new(&cpu, &model, 200).expect("nothing to hold");
+            let want = greedy(&mut naive, &prompt, 3, 6);
+            assert_eq!(greedy(&mut cached, &prompt, 3, 6), want, "{generation:?} {}", cpu.name());
+            naive.reset();
+            assert_eq!((naive.rows(), naive.len()), (1, 0));
+            assert_eq!(greedy(&mut naive, &prompt, 3, 6), want, "as new after reset");
+        }
+    }
+}
+
+#[test]
+fn many_long_rows_are_recomputed_in_groups() {
+    let cpu = cpu();
+    let model = tiny::model(&cpu, tiny::config(Generation::G5), 17);
+    let prompt = Draws(49).ids(300, 90);
+    // 30 rows of 300 tokens are more than twice what runs together.
+    let mut naive = Recompute::new(&cpu, &model, 500).expect("nothing to hold");
+    let mut cached = NanoDecoder::new(&cpu, &model, 500).expect("a small cache");
+    assert_eq!(greedy(&mut naive, &prompt, 30, 1), greedy(&mut cached, &prompt, 30, 1));
+}
+
+#[test]
+fn recomputing_refuses_what_a_cache_refuses() {
+    let model = tiny::model(&Reference, tiny::config(Generation::G5), 18);
+    let mut naive = Recompute::new(&Reference, &model, 4).expect("nothing to hold");
+    assert_eq!(naive.max_len(), 4);
+    assert!(naive.prefill(&[]).is_err() && naive.prefill(&[90]).is_err());
+    assert!(naive.prefill(&[1; 5]).is_err() && naive.fork(0).is_err());
+    naive.prefill(&[1; 3]).expect("three of four");
+    naive.fork(2).expect("one row");
+    assert!(naive.decode(&[1]).is_err() && naive.fork(2).is_err() && naive.prefill(&[1]).is_err());
+    naive.decode(&[1, 2]).expect("four of four");
+    assert!(matches!(naive.decode(&[1, 2]), Err(Error::ContextFull { have: 4, .. })));
 }
 
 #[test]
@@ -155,7 +214,7 @@ fn a_fork_equals_separate_runs() {
                 one
             })
             .collect();
-        // Columns 250 to 269 make the cache of three rows grow past 256.
+        // Columns 250 to 269 begin another page.
         for column in 0..20 {
             let ids: Vec<u32> = tails.iter().map(|t| t[column]).collect();
             let logits = many.decode(&ids).expect("decode");
@@ -168,20 +227,75 @@ fn a_fork_equals_separate_runs() {
     }
 }
 
+/// Bytes of a page of the tiny model: 64 tokens, K and V, Hkv D = 24, f32, in so many layers.
+fn page(layers: usize) -> usize {
+    64 * 2 * 24 * 4 * layers
+}
+
 #[test]
-fn the_cache_grows_by_doubling_up_to_its_limit() {
-    let model = tiny::model(&Reference, tiny::config(Generation::G5), 12);
-    let a_token = 2 * 4 * 24 * 4; // K and V, 4 layers, Hkv D = 24, f32
-    let mut decoder = NanoDecoder::new(&Reference, &model, 600).expect("a small cache");
-    assert_eq!(decoder.kv_bytes(), 256 * a_token);
-    decoder.prefill(&Draws(1).ids(256, 90)).expect("fits");
-    assert_eq!(decoder.kv_bytes(), 256 * a_token);
+fn a_cache_holds_what_is_needed_and_grows_by_doubling() {
+    let model = tiny::model(&Reference, tiny::config(Generation::G1), 12);
+    let mut decoder = NanoDecoder::new(&Reference, &model, 600).expect("nothing yet");
+    assert_eq!((decoder.kv_bytes(), decoder.kv_reserved_bytes()), (0, 0));
+    decoder.prefill(&Draws(1).ids(64, 90)).expect("fits");
+    assert_eq!((decoder.kv_bytes(), decoder.kv_reserved_bytes()), (page(4), 4 * page(4)));
     decoder.decode(&[1]).expect("one more");
-    assert_eq!(decoder.kv_bytes(), 512 * a_token);
+    assert_eq!(decoder.kv_bytes(), 2 * page(4));
     decoder.prefill(&Draws(2).ids(256, 90)).expect("fits");
-    assert_eq!(decoder.kv_bytes(), 600 * a_token);
-    let small = NanoDecoder::new(&Reference, &model, 10).expect("a small cache");
-    assert_eq!(small.kv_bytes(), 10 * a_token);
+    // 321 tokens are six pages, but the next one sees 256 before itself.
+    assert_eq!((decoder.kv_bytes(), decoder.kv_reserved_bytes()), (5 * page(4), 8 * page(4)));
+    decoder.reset();
+    assert_eq!((decoder.kv_bytes(), decoder.kv_reserved_bytes()), (0, 8 * page(4)), "kept");
+}
+
+#[test]
+fn what_was_reserved_is_allocated_once() {
+    for generation in [Generation::G1, Generation::G5] {
+        let model = tiny::model(&Reference, tiny::config(generation), 19);
+        for (prompt, rows, len) in [(1, 1, 5), (70, 3, 100), (300, 2, 310), (64, 2, 200)] {
+            let mut decoder = NanoDecoder::new(&Reference, &model, 600).expect("nothing yet");
+            decoder.reserve(prompt, rows, len).expect("a small cache");
+            let reserved = decoder.kv_reserved_bytes();
+            decoder.prefill(&Draws(3).ids(prompt, 90)).expect("fits");
+            decoder.fork(rows).expect("one row");
+            for _ in prompt..len {
+                decoder.decode(&vec![1; rows]).expect("fits");
+                assert!(decoder.kv_bytes() <= reserved);
+            }
+            assert_eq!(
+                decoder.kv_reserved_bytes(),
+                reserved,
+                "{generation:?} {prompt} {rows} {len}"
+            );
+        }
+    }
+}
+
+#[test]
+fn samples_share_their_prompt_until_they_write() {
+    let model = tiny::model(&Reference, tiny::config(Generation::G1), 20);
+    let mut decoder = NanoDecoder::new(&Reference, &model, 600).expect("nothing yet");
+    decoder.prefill(&Draws(4).ids(150, 90)).expect("fits");
+    decoder.fork(5).expect("one row");
+    assert_eq!(decoder.kv_bytes(), 3 * page(4), "five rows, one prompt");
+    decoder.decode(&[1, 2, 3, 4, 5]).expect("fits");
+    assert_eq!(decoder.kv_bytes(), (2 + 5) * page(4), "two whole pages in common");
+}
+
+#[test]
+fn windowed_layers_keep_only_their_window() {
+    let model = tiny::model(&Reference, tiny::config(Generation::G5), 21);
+    let windows: Vec<usize> = (0..4).map(|i| model.config().window(i)).collect();
+    assert_eq!(windows, [128, 128, 128, 256], "three short, one long");
+    let mut decoder = NanoDecoder::new(&Reference, &model, 2000).expect("nothing yet");
+    decoder.prefill(&Draws(5).ids(1000, 90)).expect("fits");
+    // The next query, at 1000, sees from 872 and from 744 on: pages 13 and 11 to 15.
+    assert_eq!(decoder.kv_bytes(), 3 * page(3) + 5 * page(1));
+    let reserved = decoder.kv_reserved_bytes();
+    for _ in 0..200 {
+        decoder.decode(&[1]).expect("fits");
+    }
+    assert_eq!(decoder.kv_reserved_bytes(), reserved, "what slides out makes room");
 }
 
 #[test]

@@ -96,7 +96,8 @@ pub(super) fn head_loss(
     let (c, v) = (s.c, s.v);
     let w = &w[..v * c];
     let scale = grads.is_some().then_some(s.grad_scale);
-    let head = Head::new(cpu, w, s, grads.is_some());
+    let mut kept = cpu.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let head = Head::new(cpu, w, s, grads.is_some(), &mut kept);
     for first in (0..s.n).step_by(LOSS_ROWS) {
         let m = LOSS_ROWS.min(s.n - first);
         let x = &x[first * c..][..m * c];
@@ -115,35 +116,68 @@ pub(super) fn head_loss(
     }
 }
 
+/// Room for the packed weight of a head: for logits, and for the gradient of the rows.
+pub(super) struct PackedHead {
+    logits: PackedB,
+    grad: Option<PackedB>,
+}
+
+impl PackedHead {
+    /// True when [`head_loss`] packs: the weight is read more than once.
+    fn pays(s: &HeadLoss) -> bool {
+        s.n > LOSS_ROWS
+    }
+
+    /// Bytes that training holds for this head.
+    pub(super) fn bytes_for(cpu: &Cpu, s: &HeadLoss) -> usize {
+        let bytes = |n, k| PackedB::bytes_for(&cpu.kernels, cpu.multiply, n, k);
+        if Self::pays(s) { bytes(s.v, s.c) + bytes(s.c, s.v) } else { 0 }
+    }
+
+    fn fits(&self, s: &HeadLoss) -> bool {
+        (self.logits.n(), self.logits.k()) == (s.v, s.c)
+    }
+}
+
 /// The weight, (V, C), as its products read it: packed once if it is read more than once.
 struct Head<'a> {
     cpu: &'a Cpu,
     w: &'a [f32],
     c: usize,
     v: usize,
-    /// For logits, and for the gradient of the rows.
-    packed: Option<(PackedB, Option<PackedB>)>,
+    packed: Option<&'a PackedHead>,
 }
 
 impl<'a> Head<'a> {
-    fn new(cpu: &'a Cpu, w: &'a [f32], s: &HeadLoss, has_grads: bool) -> Self {
+    fn new(
+        cpu: &'a Cpu,
+        w: &'a [f32],
+        s: &HeadLoss,
+        has_grads: bool,
+        kept: &'a mut Option<PackedHead>,
+    ) -> Self {
         let (c, v) = (s.c, s.v);
-        let packed = (s.n > LOSS_ROWS).then(|| {
-            let pack = |n, k, layout| {
-                let mut packed = PackedB::new(&cpu.kernels, cpu.multiply, n, k);
-                packed.pack(&cpu.pool, layout, w, c);
-                packed
-            };
-            (pack(v, c, gemm::Layout::Nt), has_grads.then(|| pack(c, v, gemm::Layout::Nn)))
-        });
-        Self { cpu, w, c, v, packed }
+        if !PackedHead::pays(s) {
+            return Self { cpu, w, c, v, packed: None };
+        }
+        let room = |n, k| PackedB::new(&cpu.kernels, cpu.multiply, n, k);
+        if !kept.as_ref().is_some_and(|k| k.fits(s)) {
+            *kept = None; // the old room goes before the new one comes
+        }
+        let packed = kept.get_or_insert_with(|| PackedHead { logits: room(v, c), grad: None });
+        packed.logits.pack(&cpu.pool, gemm::Layout::Nt, w, c);
+        if has_grads {
+            let grad = packed.grad.get_or_insert_with(|| room(c, v));
+            grad.pack(&cpu.pool, gemm::Layout::Nn, w, c);
+        }
+        Self { cpu, w, c, v, packed: Some(packed) }
     }
 
     /// `z = x W^T`, (m, V).
     fn logits(&self, z: &mut [f32], x: &[f32], m: usize) {
         let s = MatMul { m, n: self.v, k: self.c, layout: Layout::Nt, beta: 0.0 };
         match &self.packed {
-            Some((w, _)) => gemm_packed(&self.cpu.pool, gemm_of(&s), z, x, w),
+            Some(packed) => gemm_packed(&self.cpu.pool, gemm_of(&s), z, x, &packed.logits),
             None => self.cpu.product(z, x, self.w, &s),
         }
     }
@@ -151,9 +185,9 @@ impl<'a> Head<'a> {
     /// `dx = z W`, (m, C).
     fn input_grad(&self, dx: &mut [f32], z: &[f32], m: usize) {
         let s = MatMul { m, n: self.c, k: self.v, layout: Layout::Nn, beta: 0.0 };
-        match &self.packed {
-            Some((_, Some(w))) => gemm_packed(&self.cpu.pool, gemm_of(&s), dx, z, w),
-            _ => self.cpu.product(dx, z, self.w, &s),
+        match self.packed.and_then(|packed| packed.grad.as_ref()) {
+            Some(w) => gemm_packed(&self.cpu.pool, gemm_of(&s), dx, z, w),
+            None => self.cpu.product(dx, z, self.w, &s),
         }
     }
 }

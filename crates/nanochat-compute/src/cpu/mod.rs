@@ -55,6 +55,8 @@ pub struct Cpu {
     pub(crate) pool: Pool,
     pub(crate) kernels: Kernels,
     pub(crate) multiply: Multiply,
+    /// The packed weight of the head, kept from call to call: memory, not values.
+    head: std::sync::Mutex<Option<loss::PackedHead>>,
     profile: Profile,
 }
 
@@ -73,7 +75,8 @@ impl Cpu {
             Precision::Auto if kernels.is_bf16_faster() => Multiply::Bf16,
             Precision::Auto | Precision::F32 => Multiply::F32,
         };
-        Self { pool: Pool::new(threads), kernels, multiply, profile: Profile::default() }
+        let (pool, profile) = (Pool::new(threads), Profile::default());
+        Self { pool, kernels, multiply, head: std::sync::Mutex::default(), profile }
     }
 
     /// The CPU once for each family of kernels that this machine has, multiplying in f32: what tests
@@ -131,6 +134,10 @@ impl HostKernels for Cpu {
 
     fn profile(&self) -> Option<&Profile> {
         Some(&self.profile)
+    }
+    fn workspace_bytes(&self, head: &HeadLoss, operand: usize) -> usize {
+        let products = gemm::workspace_bytes(self.threads(), operand);
+        loss::PackedHead::bytes_for(self, head) + products
     }
     fn fill(&self, x: &mut [f32], value: f32) {
         mixes::fill(self, x, value);
@@ -306,12 +313,13 @@ impl HostKernels for Cpu {
         q: &[f32],
         k: &[f32],
         v: &[f32],
+        places: &[i32],
         s: &CachedAttention,
     ) {
         if s.d > attention::MAX_D {
-            return ops::attention::attention_cached(out, q, k, v, s);
+            return ops::attention::attention_cached(out, q, k, v, places, s);
         }
-        attention::attention_cached(self, out, q, k, v, s);
+        attention::attention_cached(self, out, q, k, v, places, s);
     }
     fn head_loss(
         &self,

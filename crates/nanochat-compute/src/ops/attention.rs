@@ -110,17 +110,18 @@ pub fn attention_backward(
     }
 }
 
+/// Positions of a page: keys and values of a cache lie in pages, which need not follow each other.
+pub const PAGE: usize = 64;
+
 /// Shape and constants of [`attention_cached`].
 #[derive(Clone, Copy, Debug)]
 pub struct CachedAttention {
-    /// Rows, each with its own cache.
+    /// Rows, each with its own place.
     pub rows: usize,
-    /// Queries of a row; the first stands at position `start`.
+    /// New queries of a row.
     pub t: usize,
-    /// Position of the first query: so many keys were in the cache before.
-    pub start: usize,
-    /// Positions a row's cache can hold.
-    pub capacity: usize,
+    /// Pages that a place names.
+    pub pages: usize,
     /// Query heads.
     pub h: usize,
     /// Key/value heads.
@@ -133,22 +134,50 @@ pub struct CachedAttention {
     pub scale: f32,
 }
 
+impl CachedAttention {
+    /// Numbers of a place: the position of the row's first new query, then a page for every
+    /// [`PAGE`] positions from 0 on; what stands for pages that no query sees is not looked at.
+    pub fn place_len(&self) -> usize {
+        1 + self.pages
+    }
+
+    /// Pages (of a place) that the queries of a row see, the first of which stands at `start`.
+    pub fn seen(&self, start: usize) -> std::ops::Range<usize> {
+        start.saturating_sub(self.window) / PAGE..(start + self.t).div_ceil(PAGE)
+    }
+}
+
 /// [`attention`] of `t` new queries a row against a cache that already holds their keys.
 ///
-/// Shapes: `q`, `out` (rows, T, H, D); `k`, `v` (rows, capacity, Hkv, D), of which positions
-/// 0..start + T are filled. Plain reference; never optimise it.
-pub fn attention_cached(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], s: &CachedAttention) {
+/// Shapes: `q`, `out` (rows, T, H, D); `k`, `v` (any number of pages, [`PAGE`], Hkv, D); `places`
+/// (rows, [`CachedAttention::place_len`]). Rows may share pages. Source: PagedAttention,
+/// arXiv:2309.06180. Plain reference; never optimise it.
+pub fn attention_cached(
+    out: &mut [f32],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    places: &[i32],
+    s: &CachedAttention,
+) {
     let CachedAttention { h, hkv, d, window, scale, .. } = *s;
-    let shape = Attention { b: 1, t: s.capacity, h, hkv, d, window, scale };
-    for r in 0..s.rows {
-        let kv = r * s.capacity * hkv * d..(r + 1) * s.capacity * hkv * d;
+    let page = PAGE * hkv * d;
+    for (r, place) in places.chunks_exact(s.place_len()).enumerate() {
+        let start = place[0] as usize;
+        let seen = s.seen(start);
+        let copied = |x: &[f32]| -> Vec<f32> {
+            let pages = place[1..][seen.clone()].iter();
+            pages.flat_map(|&p| &x[p as usize * page..][..page]).copied().collect()
+        };
+        let (k, v, before) = (copied(k), copied(v), seen.start * PAGE);
+        let shape = Attention { b: 1, t: 0, h, hkv, d, window, scale };
         for t in 0..s.t {
             for head in 0..h {
                 let at = (((r * s.t) + t) * h + head) * d;
-                let p = s.start + t;
+                let p = start + t;
                 let (q, out) = (&q[at..at + d], &mut out[at..at + d]);
-                let seen = p.saturating_sub(window)..p + 1;
-                attend(out, q, &k[kv.clone()], &v[kv.clone()], head / (h / hkv), seen, &shape);
+                let keys = p.saturating_sub(window) - before..p + 1 - before;
+                attend(out, q, &k, &v, head / (h / hkv), keys, &shape);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Rows of a table by id: forward, backward.
+//! Rows of a table by id: looked up, put there, added to.
 
 /// Looks rows up: `out[n,c] = table[ids[n],c]`.
 ///
@@ -7,6 +7,15 @@
 pub fn embedding(out: &mut [f32], table: &[f32], ids: &[i32], c: usize) {
     for (row, &id) in out.chunks_exact_mut(c).zip(ids) {
         row.copy_from_slice(&table[id as usize * c..][..c]);
+    }
+}
+
+/// Puts rows where they belong: `table[ids[n],c] = x[n,c]`, in the order of n; other rows stay.
+///
+/// Shapes: `x` (N, C), `table` (V, C), `ids` (N) in 0..V. Plain reference; never optimise it.
+pub fn place_rows(table: &mut [f32], x: &[f32], ids: &[i32], c: usize) {
+    for (row, &id) in x.chunks_exact(c).zip(ids) {
+        table[id as usize * c..][..c].copy_from_slice(row);
     }
 }
 

@@ -24,7 +24,7 @@ pub mod smear;
 pub mod value_gate;
 
 pub use adamw::AdamW;
-pub use attention::{Attention, CachedAttention};
+pub use attention::{Attention, CachedAttention, PAGE};
 pub use loss::{HeadLoss, IGNORE, LOSS_ROWS};
 pub use matmul::{Layout, MatMul};
 pub use muon::Muon;
@@ -51,6 +51,12 @@ pub trait Backend {
     fn profile_stop(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
+    /// Bytes that training with this head, and products whose second operand has at most `operand`
+    /// elements, hold beside the tensors: packed weights, and what each thread works in.
+    fn workspace_bytes(&self, head: &HeadLoss, operand: usize) -> usize {
+        let _ = (head, operand);
+        0
+    }
     /// New zeroed memory on the device.
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor>;
     /// `x[i] = value`.
@@ -61,6 +67,8 @@ pub trait Backend {
     fn add(&self, out: &Tensor, x: &Tensor) -> Result<()>;
     /// See [`embedding::embedding`].
     fn embedding(&self, out: &Tensor, table: &Tensor, ids: &Tensor, c: usize) -> Result<()>;
+    /// See [`embedding::place_rows`].
+    fn place_rows(&self, table: &Tensor, x: &Tensor, ids: &Tensor, c: usize) -> Result<()>;
     /// See [`embedding::embedding_backward`].
     fn embedding_backward(
         &self,
@@ -205,13 +213,15 @@ pub trait Backend {
         v: &Tensor,
         s: &Attention,
     ) -> Result<()>;
-    /// See [`attention::attention_cached`].
+    /// See [`attention::attention_cached`]. Errors: [`crate::Error::Invalid`] for a place that names
+    /// a page that is not there.
     fn attention_cached(
         &self,
         out: &Tensor,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
+        places: &Tensor,
         s: &CachedAttention,
     ) -> Result<()>;
     /// See [`loss::head_loss`]; `grads` is (dx, dw). Errors: [`crate::Error::Invalid`] for a target

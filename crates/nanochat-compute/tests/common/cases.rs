@@ -130,6 +130,14 @@ fn embedding(all: &mut Vec<Case>, shape: (usize, usize, usize)) {
             .run(move |be, [out, table, ids]| be.embedding(out, table, ids, c)),
     );
     all.push(
+        case("place_rows", shape)
+            .change("table", random(v * c, 5), 1)
+            .read("x", random(n.min(v) * c, 6))
+            // Each row has one place: the last ones, backwards.
+            .ids("ids", (0..n.min(v)).map(|i| (v - 1 - i) as i32).collect())
+            .run(move |be, [table, x, ids]| be.place_rows(table, x, ids, c)),
+    );
+    all.push(
         case("embedding_backward", shape)
             .change("dtable", random(v * c, 11), n)
             .read("dout", random(n * c, 12))

@@ -1,6 +1,8 @@
 //! Cases of matrix products, attention and the head.
 
-use nanochat_compute::ops::{self, Attention, CachedAttention, HeadLoss, IGNORE, Layout, MatMul};
+use nanochat_compute::ops::{
+    self, Attention, CachedAttention, HeadLoss, IGNORE, Layout, MatMul, PAGE,
+};
 
 use super::{Case, case, random};
 
@@ -99,45 +101,53 @@ fn attention(all: &mut Vec<Case>, s: Attention) {
     );
 }
 
-fn cached_shapes() -> Vec<CachedAttention> {
+/// Shapes, and the position of the first row's first query; each row after it is 3 further.
+fn cached_shapes() -> Vec<(CachedAttention, usize)> {
     let shapes = [
-        (1, 1, 0, 1, (1, 1, 2), 0),
-        (2, 1, 64, 70, (4, 2, 16), 1000),
-        (1, 5, 60, 66, (3, 1, 24), 17),
-        (3, 1, 129, 140, (6, 3, 8), 33),
-        (1, 65, 0, 65, (2, 2, 32), 64),
-        (2, 3, 127, 130, (2, 1, 64), usize::MAX),
+        (1, 1, 0, (1, 1, 2), 0),
+        (2, 1, 64, (4, 2, 16), 1000),
+        (1, 5, 60, (3, 1, 24), 17),
+        (3, 1, 129, (6, 3, 8), 33),
+        (1, 65, 0, (2, 2, 32), 64),
+        (2, 3, 127, (2, 1, 64), usize::MAX),
     ];
-    let shape = |(rows, t, start, capacity, (h, hkv, d), window)| CachedAttention {
-        rows,
-        t,
-        start,
-        capacity,
-        h,
-        hkv,
-        d,
-        window,
-        scale: 0.4,
+    let shape = |(rows, t, start, (h, hkv, d), window): (usize, usize, usize, _, _)| {
+        let pages = (start + 3 * rows + t).div_ceil(PAGE);
+        (CachedAttention { rows, t, pages, h, hkv, d, window, scale: 0.4 }, start)
     };
     shapes.map(shape).to_vec()
 }
 
-fn cached(s: CachedAttention) -> Case {
-    let (queries, row) = (s.rows * s.t * s.h * s.d, s.capacity * s.hkv * s.d);
+/// Pages are handed out from the last one on, so that none lies where its positions would.
+pub fn cached((s, start): (CachedAttention, usize)) -> Case {
+    let (queries, page) = (s.rows * s.t * s.h * s.d, PAGE * s.hkv * s.d);
+    let all = s.rows * s.pages;
+    let (mut places, mut ends) = (Vec::new(), Vec::new());
+    for r in 0..s.rows {
+        let start = start + 3 * r;
+        places.push(start as i32);
+        for p in 0..s.pages {
+            let lies = all - 1 - (r * s.pages + p);
+            // What no query sees need not be there.
+            places.push(if s.seen(start).contains(&p) { lies as i32 } else { -1 });
+            ends.push((lies, (start + s.t).saturating_sub(p * PAGE).min(PAGE)));
+        }
+    }
     let cache = |seed| {
-        let mut cache = random(s.rows * row, seed);
-        for row in cache.chunks_exact_mut(row) {
+        let mut cache = random(all * page, seed);
+        for (lies, filled) in &ends {
             // What lies behind the last query is not filled and must not be read.
-            row[(s.start + s.t) * s.hkv * s.d..].fill(f32::NAN);
+            cache[lies * page..][..page][filled * s.hkv * s.d..].fill(f32::NAN);
         }
         cache
     };
     case("attention_cached", s)
-        .overwrite("out", queries, s.start + s.t + 2 * s.d)
+        .overwrite("out", queries, start + 3 * s.rows + s.t + 2 * s.d)
         .read("q", random(queries, 37))
         .read("k", cache(38))
         .read("v", cache(39))
-        .run(move |be, [out, q, k, v]| be.attention_cached(out, q, k, v, &s))
+        .ids("places", places)
+        .run(move |be, [out, q, k, v, places]| be.attention_cached(out, q, k, v, places, &s))
 }
 
 fn head_loss(all: &mut Vec<Case>, shape: (usize, usize, usize, usize)) {

@@ -1,14 +1,17 @@
 //! One architecture in five generations.
 //!
 //! [`table`] the parameters | [`buffers`] the activations | [`forward`] ids to loss | [`backward`] loss to
-//! gradients | [`decode`] with a KV cache | [`count`] parameters, FLOPs, bytes
+//! gradients | [`decode`] with a KV cache | [`recompute`] without one | [`count`] parameters, FLOPs,
+//! bytes
 
 pub mod backward;
 pub mod buffers;
+mod cache;
 pub mod count;
 pub mod decode;
 pub mod forward;
 pub mod init;
+pub mod recompute;
 pub mod table;
 
 use nanochat_compute::ops::rope_tables;

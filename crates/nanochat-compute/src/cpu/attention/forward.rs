@@ -28,11 +28,13 @@ pub(super) struct Queries {
 }
 
 /// One key/value head: packed block by block when first needed.
-pub(super) struct Keys {
-    /// (len, d), `ld` apart, both.
+pub(super) struct Keys<'a> {
+    /// (len, d), `ld` apart, both; or pages of BLOCK such rows.
     pub k: *const f32,
     pub v: *const f32,
     pub ld: usize,
+    /// Where each block lies, counted in blocks; without, they follow each other.
+    pages: Option<&'a [i32]>,
     pub len: usize,
     pub d: usize,
     pub window: usize,
@@ -49,7 +51,7 @@ pub(super) struct Keys {
     kernels: Kernels,
 }
 
-impl Keys {
+impl<'a> Keys<'a> {
     /// Words of workspace for `slots` packed blocks.
     pub fn room<K: Kernel>(d: usize, slots: usize) -> usize {
         slots * block_len::<K>(d) + 3 * block_rows::<K>() * A_ROW + 64
@@ -63,7 +65,7 @@ impl Keys {
         (base, slots): (usize, usize),
         mut parts: Parts,
         kernels: Kernels,
-    ) -> Keys {
+    ) -> Keys<'a> {
         let packed = parts.take(slots * block_len::<K>(d));
         let mut rows = || parts.take(block_rows::<K>() * A_ROW);
         let (queries, scores, weights) = (rows(), rows().cast(), rows());
@@ -72,6 +74,7 @@ impl Keys {
             k,
             v,
             ld,
+            pages: None,
             len,
             d,
             window,
@@ -85,6 +88,11 @@ impl Keys {
             weights,
             kernels,
         }
+    }
+
+    /// The same head, its blocks lying where `pages` says.
+    pub fn in_pages(self, pages: Option<&'a [i32]>) -> Keys<'a> {
+        Keys { pages, ..self }
     }
 
     /// The packed keys and values of a block.
@@ -116,9 +124,11 @@ impl Keys {
         let (k_to, v_to) = self.slot::<K>(block);
         let (key0, d) = (block * BLOCK, self.d);
         let count = BLOCK.min(self.len - key0);
-        // SAFETY: keys key0 .. key0 + count <= len exist; a slot has room for a block.
+        let lies = self.pages.map_or(block, |pages| pages[block] as usize) * BLOCK;
+        // SAFETY: keys key0 .. key0 + count <= len exist, from row `lies` on; a slot has room for a
+        // block.
         unsafe {
-            let (k, v) = (self.k.add(key0 * self.ld), self.v.add(key0 * self.ld));
+            let (k, v) = (self.k.add(lies * self.ld), self.v.add(lies * self.ld));
             pack_columns::<K>(k, self.ld, true, (count, d, d), k_to);
             pack_columns::<K>(v, self.ld, false, (d, count, BLOCK), v_to);
         }
@@ -135,7 +145,7 @@ fn block_len<K: Kernel>(d: usize) -> usize {
 /// # Safety
 /// The instructions of `K` exist; the pointers hold what [`Queries`] and [`Keys`] say; every
 /// position is below `keys.len`; no other thread touches the outputs.
-pub(super) unsafe fn attend<K: Kernel>(rows: &Queries, keys: &mut Keys) {
+pub(super) unsafe fn attend<K: Kernel>(rows: &Queries, keys: &mut Keys<'_>) {
     let (mut max, mut sum) = ([f32::NEG_INFINITY; MAX_ROWS], [0.0f32; MAX_ROWS]);
     assert!(rows.count <= block_rows::<K>() && block_rows::<K>() <= MAX_ROWS);
     let (d, window) = (keys.d, keys.window);

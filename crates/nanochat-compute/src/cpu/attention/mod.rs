@@ -50,30 +50,35 @@ pub(crate) fn attention(
         lse: Some(Shared(lse.as_mut_ptr())),
         rows: s.b,
         t: s.t,
-        start: 0,
-        capacity: s.t,
+        places: None,
         s: *s,
     };
     with_kernel!(cpu.kernels, cpu.multiply, forward(cpu, &all));
 }
 
-/// Equals [`crate::ops::attention::attention_cached`] up to the order of sums.
+/// Equals [`crate::ops::attention::attention_cached`] up to the order of sums. Every page that a query
+/// sees exists (`host.rs` checks it).
 pub(crate) fn attention_cached(
     cpu: &Cpu,
     out: &mut [f32],
     q: &[f32],
     k: &[f32],
     v: &[f32],
+    places: &[i32],
     c: &CachedAttention,
 ) {
-    let CachedAttention { rows, t, start, capacity, h, hkv, d, window, scale } = *c;
+    let CachedAttention { rows, t, h, hkv, d, window, scale, .. } = *c;
     let s = Attention { b: rows, t, h, hkv, d, window, scale };
     check(&s);
-    let (queries, keys) = (rows * t * h * d, rows * capacity * hkv * d);
-    assert!(start + t <= capacity && q.len() == queries && out.len() == queries);
-    assert!(k.len() == keys && v.len() == keys);
+    let (queries, page) = (rows * t * h * d, BLOCK * hkv * d);
+    assert!(q.len() == queries && out.len() == queries && v.len() == k.len());
+    assert!(places.len() == rows * c.place_len());
     if queries == 0 {
         return;
+    }
+    for place in places.chunks_exact(c.place_len()) {
+        let seen = &place[1..][c.seen(place[0] as usize)];
+        assert!(seen.iter().all(|&p| p >= 0 && (p as usize + 1) * page <= k.len()));
     }
     let all = Batch {
         q: SharedConst(q.as_ptr()),
@@ -83,8 +88,7 @@ pub(crate) fn attention_cached(
         lse: None,
         rows,
         t,
-        start,
-        capacity,
+        places: Some((places, c.place_len())),
         s,
     };
     with_kernel!(cpu.kernels, cpu.multiply, forward(cpu, &all));
@@ -135,11 +139,11 @@ fn check(s: &Attention) {
     assert!(s.scale > 0.0, "attention: scale is {}", s.scale);
 }
 
-/// A call of the forward: `t` queries a row, the first at position `start`.
-struct Batch {
+/// A call of the forward: `t` queries a row.
+struct Batch<'a> {
     /// (rows, t, h, d)
     q: SharedConst<f32>,
-    /// (rows, capacity, hkv, d), of which `start + t` positions are filled.
+    /// (rows, t, hkv, d), or pages of (BLOCK, hkv, d).
     k: SharedConst<f32>,
     v: SharedConst<f32>,
     /// (rows, t, h, d)
@@ -148,13 +152,27 @@ struct Batch {
     lse: Option<Shared<f32>>,
     rows: usize,
     t: usize,
-    start: usize,
-    capacity: usize,
+    /// (rows, this many): the first query's position, and where each block of keys lies; without,
+    /// rows begin at 0 and blocks follow each other.
+    places: Option<(&'a [i32], usize)>,
     s: Attention,
 }
 
+impl Batch<'_> {
+    /// Position of a row's first query, and its pages.
+    fn place(&self, row: usize) -> (usize, Option<&[i32]>) {
+        match self.places {
+            None => (0, None),
+            Some((places, len)) => {
+                let place = &places[row * len..][..len];
+                (place[0] as usize, Some(&place[1..]))
+            }
+        }
+    }
+}
+
 /// A task: one key/value head of one row and some blocks of queries of all heads that share it.
-fn forward<K: Kernel>(cpu: &Cpu, all: &Batch) {
+fn forward<K: Kernel>(cpu: &Cpu, all: &Batch<'_>) {
     let Attention { h, hkv, d, window, scale, .. } = all.s;
     let (group, heads) = (h / hkv, all.rows * hkv);
     // A block is block_rows positions of a head or, for a single position, the heads of a group.
@@ -168,19 +186,21 @@ fn forward<K: Kernel>(cpu: &Cpu, all: &Batch) {
         let (head, part) = (task % heads, parts - 1 - task / heads);
         let (row, kv) = (head / hkv, head % hkv);
         let blocks = part * blocks_each..blocks.min((part + 1) * blocks_each);
-        let position = all.start + blocks.start * block_rows::<K>();
-        let end = all.start + all.t.min(blocks.end * block_rows::<K>());
+        let (start, pages) = all.place(row);
+        let position = start + blocks.start * block_rows::<K>();
+        let end = start + all.t.min(blocks.end * block_rows::<K>());
         let base = position.saturating_sub(window) / BLOCK;
         let slots =
             if blocks.len() * group == 1 || single { 1 } else { end.div_ceil(BLOCK) - base };
         let room = Keys::room::<K>(d, slots);
         with_words(Use::Task, room, |words| {
             let words = Parts::new(words.as_mut_ptr(), room);
-            // SAFETY: positions below `end <= start + t <= capacity` of row < rows exist in k and
-            // v, rows below t in q, out and lse (asserted by the callers); a task writes the
-            // outputs of its own heads and blocks only; the kernel was chosen by `Kernels`.
+            // SAFETY: positions below `end <= start + t` of row < rows exist in k and v, in the row
+            // itself or in its pages, rows below t in q, out and lse (asserted by the callers); a
+            // task writes the outputs of its own heads and blocks only; the kernel was chosen by
+            // `Kernels`.
             unsafe {
-                let from = (row * all.capacity * hkv + kv) * d;
+                let from = (if pages.is_some() { 0 } else { row * all.t * hkv } + kv) * d;
                 let kv_rows = (all.k.get().add(from), all.v.get().add(from), hkv * d);
                 let mut keys = Keys::new::<K>(
                     kv_rows,
@@ -189,7 +209,8 @@ fn forward<K: Kernel>(cpu: &Cpu, all: &Batch) {
                     (base, slots),
                     words,
                     cpu.kernels,
-                );
+                )
+                .in_pages(pages);
                 for block in blocks {
                     let t = block * block_rows::<K>();
                     for i in 0..if single { 1 } else { group } {
@@ -205,7 +226,7 @@ fn forward<K: Kernel>(cpu: &Cpu, all: &Batch) {
                             lse,
                             lse_ld: ld / d,
                             count: if single { group } else { left },
-                            first: all.start + t,
+                            first: start + t,
                             step: usize::from(!single),
                         };
                         attend::<K>(&queries, &mut keys);

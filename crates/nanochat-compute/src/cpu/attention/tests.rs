@@ -99,38 +99,43 @@ fn cached_attention_has_the_bits_of_the_forward() {
         for cpu in every_cpu(2) {
             let (mut out, mut lse) = (vec![0.0; queries], vec![0.0; s.b * s.t * h]);
             attention(&cpu, &mut out, &mut lse, &q, &k, &v, &s);
-            // Nothing behind the last position may be read.
-            let capacity = s.t + 3;
-            let cache = |x: &[f32]| {
-                let mut cache = Vec::new();
-                for row in x.chunks(s.t * hkv * d) {
-                    cache.extend_from_slice(row);
-                    cache.resize(cache.len() + 3 * hkv * d, f32::NAN);
-                }
-                cache
-            };
-            let (kc, vc) = (cache(&k), cache(&v));
             for (start, t) in [(0, 1), (63, 1), (64, 1), (169, 1), (0, 170), (100, 70), (5, 2)] {
                 let rows = |x: &[f32]| -> Vec<f32> {
                     let row = |b: usize| &x[(b * s.t + start) * h * d..][..t * h * d];
                     [row(0), row(1)].concat()
                 };
-                let c = CachedAttention {
-                    rows: 2,
-                    t,
-                    start,
-                    capacity,
-                    h,
-                    hkv,
-                    d,
-                    window,
-                    scale: s.scale,
-                };
+                let scale = s.scale;
+                let c = CachedAttention { rows: 2, t, pages: 3, h, hkv, d, window, scale };
+                let (kc, places) = paged(&k, &s, start, &c);
+                let (vc, _) = paged(&v, &s, start, &c);
                 let mut got = vec![f32::NAN; 2 * t * h * d];
-                attention_cached(&cpu, &mut got, &rows(&q), &kc, &vc, &c);
+                attention_cached(&cpu, &mut got, &rows(&q), &kc, &vc, &places, &c);
                 let name = cpu.kernels.simd();
                 assert!(got == rows(&out), "{name} {:?} {start} {t} {h}", cpu.multiply);
             }
         }
     }
+}
+
+/// Rows of keys in pages, those of both rows mixed, and where they are. Pages that no query sees are
+/// named -1; what is behind the last query is NaN, and may not be read.
+fn paged(x: &[f32], s: &Attention, start: usize, c: &CachedAttention) -> (Vec<f32>, Vec<i32>) {
+    let (position, page) = (s.hkv * s.d, BLOCK * s.hkv * s.d);
+    let mut cache = vec![f32::NAN; (2 * c.pages + 1) * page];
+    let mut places = Vec::new();
+    for b in 0..2 {
+        places.push(start as i32);
+        for p in 0..c.pages {
+            if !c.seen(start).contains(&p) {
+                places.push(-1);
+                continue;
+            }
+            let to = (2 * p + 5 - b) % (2 * c.pages + 1);
+            places.push(to as i32);
+            let keys = p * BLOCK..((p + 1) * BLOCK).min(start + c.t);
+            let from = &x[(b * s.t + keys.start) * position..(b * s.t + keys.end) * position];
+            cache[to * page..][..from.len()].copy_from_slice(from);
+        }
+    }
+    (cache, places)
 }

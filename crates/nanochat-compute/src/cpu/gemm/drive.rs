@@ -26,6 +26,11 @@ const FEW_ROWS: usize = 2 * ROWS;
 /// Below this many rows, loading the panels of B into L1 would cost too much.
 const MIN_ROWS: usize = 48;
 
+/// Bytes that threads keep packed for products whose B has at most `operand` elements.
+pub(crate) fn workspace_bytes(threads: usize, operand: usize) -> usize {
+    4 * (operand.min(B_WORDS) + threads * MAX_ROWS * A_ROW)
+}
+
 /// How k is cut: equal blocks of at most `KC` words, the same for every caller with this k.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {

@@ -9,6 +9,7 @@
 //! a block is summed in ascending order, blocks are added to C in ascending order.
 
 use self::drive::drive;
+pub(crate) use self::drive::workspace_bytes;
 use super::pool::Pool;
 use super::simd::Kernels;
 

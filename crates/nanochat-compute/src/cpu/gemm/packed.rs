@@ -26,6 +26,11 @@ impl PackedB {
         PackedB { words: Words::zeroed(len), kernels: *kernels, multiply, n, k }
     }
 
+    /// Bytes of [`PackedB::new`] with these arguments.
+    pub fn bytes_for(kernels: &Kernels, multiply: Multiply, n: usize, k: usize) -> usize {
+        4 * with_kernel!(kernels, multiply, room(n, k))
+    }
+
     /// Packs `b`, with rows `ldb` apart: (n, k) for [`Layout::Nt`], (k, n) for the others.
     pub fn pack(&mut self, pool: &Pool, layout: Layout, b: &[f32], ldb: usize) {
         let g = Gemm { ldb, ..Gemm::new(layout, 1, self.n, self.k) };

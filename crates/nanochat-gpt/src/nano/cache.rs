@@ -1,0 +1,283 @@
+//! Keys and values of the tokens before, in pages that rows may share.
+//!
+//! Layers with the same window keep the same positions, so they share one table of pages: a *pool*. A
+//! page that no later query will see goes back to its pool; a page that two rows hold is copied when
+//! one of them writes to it. All memory is allocated once, when it is reserved, or by doubling.
+
+use std::collections::BTreeMap;
+
+use nanochat_compute::ops::{CachedAttention, PAGE};
+use nanochat_compute::{Backend, DType, Tensor};
+
+use crate::{GptConfig, Result};
+
+/// Pages of the layers with one window.
+pub(super) struct Pool {
+    window: usize,
+    /// Of each layer of the pool: (pages, PAGE, Hkv, D).
+    keys: Vec<Tensor>,
+    values: Vec<Tensor>,
+    /// Floats of a page of one layer.
+    page: usize,
+    /// Rows that hold each page; 0: it is free.
+    holders: Vec<u32>,
+    /// Free pages, the next one last.
+    free: Vec<usize>,
+    /// Of each row: a page for every PAGE positions, [`NONE`] where there is none any more.
+    tables: Vec<Vec<i32>>,
+    /// Where a row's first page lies that it still holds.
+    first: Vec<usize>,
+}
+
+/// In place of a page that no query sees.
+const NONE: i32 = -1;
+
+/// What a step of a pool needs beside the pages: who is where.
+pub(super) struct Places {
+    /// For `attention_cached`.
+    pub places: Tensor,
+    /// Pages that a place names.
+    pub pages: usize,
+    /// Rows of the pool that the new keys and values go to.
+    pub rows: Tensor,
+}
+
+impl Pool {
+    fn new(be: &dyn Backend, layers: usize, window: usize, page: usize) -> Result<Self> {
+        let none = || (0..layers).map(|_| Ok(be.alloc(0, DType::F32)?)).collect::<Result<Vec<_>>>();
+        Ok(Self {
+            window,
+            keys: none()?,
+            values: none()?,
+            page,
+            holders: Vec::new(),
+            free: Vec::new(),
+            tables: vec![Vec::new()],
+            first: vec![0],
+        })
+    }
+
+    fn pages(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// Bytes of `n` pages in all layers of the pool.
+    fn bytes(&self, n: usize) -> usize {
+        n * self.page * 2 * self.keys.len() * 4
+    }
+
+    /// Makes the pool at least `pages` large; what is in it stays.
+    fn grow(&mut self, be: &dyn Backend, pages: usize) -> Result<()> {
+        let have = self.pages();
+        if pages <= have {
+            return Ok(());
+        }
+        let larger = |old: &Tensor| -> Result<Tensor> {
+            let new = be.alloc(pages * self.page, DType::F32)?;
+            be.copy(&new.slice(0..old.len()), old)?;
+            Ok(new)
+        };
+        // All of it, or none: an error leaves the pool as it was.
+        let keys = self.keys.iter().map(larger).collect::<Result<Vec<_>>>()?;
+        let values = self.values.iter().map(larger).collect::<Result<Vec<_>>>()?;
+        (self.keys, self.values) = (keys, values);
+        self.holders.resize(pages, 0);
+        self.free.extend((have..pages).rev());
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(())
+    }
+
+    /// Most pages that a row of `len` tokens holds when they come `t` at a time.
+    fn held_by(&self, len: usize, t: usize) -> usize {
+        // The window before the first new token may begin inside a page, and so may the tokens.
+        len.div_ceil(PAGE).min((self.window.saturating_add(t)).div_ceil(PAGE).saturating_add(1))
+    }
+
+    fn take(&mut self, be: &dyn Backend) -> Result<usize> {
+        if self.free.is_empty() {
+            self.grow(be, (2 * self.pages()).max(4))?;
+        }
+        let page = self.free.pop().expect("the pool has just grown");
+        self.holders[page] = 1;
+        Ok(page)
+    }
+
+    fn release(&mut self, page: i32) {
+        if page != NONE {
+            let page = page as usize;
+            self.holders[page] -= 1;
+            if self.holders[page] == 0 {
+                self.free.push(page);
+            }
+        }
+    }
+
+    /// Gives every row pages of its own for positions `len .. len + t`.
+    fn make_room(&mut self, be: &dyn Backend, len: usize, t: usize) -> Result<()> {
+        for row in 0..self.tables.len() {
+            for block in len / PAGE..(len + t).div_ceil(PAGE) {
+                if block == self.tables[row].len() {
+                    let page = self.take(be)?;
+                    self.tables[row].push(page as i32);
+                    continue;
+                }
+                let old = self.tables[row][block] as usize;
+                if self.holders[old] > 1 {
+                    let page = self.take(be)?;
+                    self.copy(be, old, page)?;
+                    self.release(old as i32);
+                    self.tables[row][block] = page as i32;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&self, be: &dyn Backend, from: usize, to: usize) -> Result<()> {
+        let at = |x: &Tensor, page: usize| x.slice(page * self.page..(page + 1) * self.page);
+        for x in self.keys.iter().chain(&self.values) {
+            be.copy(&at(x, to), &at(x, from))?;
+        }
+        Ok(())
+    }
+
+    fn places(&self, len: usize, t: usize) -> Result<Places> {
+        let pages = (len + t).div_ceil(PAGE);
+        let (mut places, mut rows) = (Vec::new(), Vec::new());
+        for table in &self.tables {
+            places.push(len as i32);
+            places.extend_from_slice(&table[..pages]);
+            let row = |p: usize| table[p / PAGE] * PAGE as i32 + (p % PAGE) as i32;
+            rows.extend((len..len + t).map(row));
+        }
+        let (places, rows) = (Tensor::from_i32(&places)?, Tensor::from_i32(&rows)?);
+        Ok(Places { places, pages, rows })
+    }
+
+    /// Lets go of pages that no query from position `len` on sees.
+    fn forget(&mut self, len: usize) {
+        let keep = len.saturating_sub(self.window) / PAGE;
+        for row in 0..self.tables.len() {
+            for block in self.first[row]..keep.min(self.tables[row].len()) {
+                let page = std::mem::replace(&mut self.tables[row][block], NONE);
+                self.release(page);
+                self.first[row] = block + 1;
+            }
+        }
+    }
+
+    fn fork(&mut self, n: usize) {
+        for page in self.tables[0].iter().filter(|p| **p != NONE) {
+            self.holders[*page as usize] += n as u32 - 1;
+        }
+        self.tables = vec![self.tables[0].clone(); n];
+        self.first = vec![self.first[0]; n];
+    }
+
+    fn reset(&mut self) {
+        self.holders.fill(0);
+        self.free = (0..self.pages()).rev().collect();
+        (self.tables, self.first) = (vec![Vec::new()], vec![0]);
+    }
+}
+
+/// The cache of a whole model.
+pub(super) struct Cache {
+    pools: Vec<Pool>,
+    /// Of each layer: its pool, and its number there.
+    layers: Vec<(usize, usize)>,
+    /// Channels of keys of a position.
+    kv: usize,
+    heads: (usize, usize, usize),
+    places: Vec<Places>,
+}
+
+impl Cache {
+    /// An empty cache of one row, without memory.
+    pub fn new(be: &dyn Backend, config: &GptConfig) -> Result<Self> {
+        let kv = config.kv_dim();
+        let mut windows: BTreeMap<usize, usize> = BTreeMap::new();
+        for i in 0..config.n_layer {
+            *windows.entry(config.window(i)).or_default() += 1;
+        }
+        let pool = |(window, layers): (&usize, &usize)| Pool::new(be, *layers, *window, PAGE * kv);
+        let pools = windows.iter().map(pool).collect::<Result<Vec<_>>>()?;
+        let mut used = vec![0; pools.len()];
+        let mut layers = Vec::new();
+        for i in 0..config.n_layer {
+            let at = pools.iter().position(|p| p.window == config.window(i)).expect("made above");
+            layers.push((at, used[at]));
+            used[at] += 1;
+        }
+        let heads = (config.n_head, config.n_kv_head, config.head_dim());
+        Ok(Self { pools, layers, kv, heads, places: Vec::new() })
+    }
+
+    /// Allocates for one row of `prompt` tokens, fed `t` at a time, that becomes `rows` rows of `len`.
+    pub fn reserve(
+        &mut self,
+        be: &dyn Backend,
+        (prompt, t): (usize, usize),
+        (rows, len): (usize, usize),
+    ) -> Result<()> {
+        for pool in &mut self.pools {
+            // The whole pages of the prompt are shared; the rest is each row's own.
+            let own = (len.div_ceil(PAGE) - prompt / PAGE).min(pool.held_by(len, 1));
+            let pages = pool.held_by(prompt, t) + rows * own;
+            pool.grow(be, pages)?;
+        }
+        Ok(())
+    }
+
+    /// Prepares for `t` tokens a row after the `len` that are held.
+    pub fn begin(&mut self, be: &dyn Backend, len: usize, t: usize) -> Result<()> {
+        for pool in &mut self.pools {
+            pool.make_room(be, len, t)?;
+        }
+        self.places = self.pools.iter().map(|p| p.places(len, t)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Ends a step after which `len` tokens are held.
+    pub fn end(&mut self, len: usize) {
+        self.pools.iter_mut().for_each(|p| p.forget(len));
+    }
+
+    /// Keys and values of layer `i`, and who is where in them.
+    pub fn layer(&self, i: usize) -> (&Tensor, &Tensor, &Places) {
+        let (pool, at) = self.layers[i];
+        (&self.pools[pool].keys[at], &self.pools[pool].values[at], &self.places[pool])
+    }
+
+    /// Shape of cached attention in layer `i`.
+    pub fn shape(&self, i: usize, rows: usize, t: usize, scale: f32) -> CachedAttention {
+        let (pool, (h, hkv, d)) = (self.layers[i].0, self.heads);
+        let (pages, window) = (self.places[pool].pages, self.pools[pool].window);
+        CachedAttention { rows, t, pages, h, hkv, d, window, scale }
+    }
+
+    /// Channels of keys of a position.
+    pub fn kv(&self) -> usize {
+        self.kv
+    }
+
+    /// Makes `n` rows of the only one; they share its pages.
+    pub fn fork(&mut self, n: usize) {
+        self.pools.iter_mut().for_each(|p| p.fork(n));
+    }
+
+    /// One empty row; the memory stays.
+    pub fn reset(&mut self) {
+        self.pools.iter_mut().for_each(Pool::reset);
+    }
+
+    /// Bytes of the pages that rows hold.
+    pub fn used_bytes(&self) -> usize {
+        self.pools.iter().map(|p| p.bytes(p.pages() - p.free.len())).sum()
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.pools.iter().map(|p| p.bytes(p.pages())).sum()
+    }
+}
