@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::error::expect_len;
 use crate::ops::{
-    AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, MatMul, Muon, PAGE, RopeNorm,
-    Smear, ValueGate,
+    AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, Layout, MatMul, Muon, PAGE,
+    PackedWeight, RopeNorm, Smear, ValueGate,
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
@@ -174,6 +174,27 @@ impl<K: HostKernels> Backend for K {
         f32s!(OP; dx, dout, out, rstd);
         timed(self, OP, || HostKernels::norm_backward(self, dx, dout, out, rstd, c, beta));
         Ok(())
+    }
+
+    fn pack(&self, w: &Tensor, n: usize, k: usize) -> Result<Option<PackedWeight>> {
+        const OP: &str = "pack";
+        expect(OP, n > 0 && k > 0, "the weight is empty")?;
+        lens!(OP; w = n * k);
+        let ([], [w]) = borrow(OP, [], [w])?;
+        f32s!(OP; w);
+        Ok(HostKernels::pack(self, w, n, k))
+    }
+
+    fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()> {
+        const OP: &str = "matmul_packed";
+        expect(OP, s.m > 0 && (s.n, s.k) == (b.n, b.k), "the packed weight has another shape")?;
+        expect(OP, s.layout == Layout::Nt, "packed weights are for linear layers forward")?;
+        lens!(OP; c = s.m * s.n, a = s.m * s.k);
+        let ([c], [a]) = borrow(OP, [c], [a])?;
+        f32s!(OP; c, a);
+        let mut packed_here = true;
+        timed(self, OP, || packed_here = HostKernels::matmul_packed(self, c, a, b, s));
+        expect(OP, packed_here, "the weight was packed by another backend")
     }
 
     fn matmul(&self, c: &Tensor, a: &Tensor, b: &Tensor, s: &MatMul) -> Result<()> {

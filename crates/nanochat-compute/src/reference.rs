@@ -1,7 +1,8 @@
 //! The backend that only calls the plain references: slow, and the law for the others.
 
 use crate::ops::{
-    self, AdamW, Attention, CachedAttention, HeadLoss, MatMul, Muon, RopeNorm, Smear, ValueGate,
+    self, AdamW, Attention, CachedAttention, HeadLoss, MatMul, Muon, PackedWeight, RopeNorm, Smear,
+    ValueGate,
 };
 use crate::profile::Profile;
 
@@ -64,6 +65,16 @@ pub trait HostKernels {
         beta: f32,
     ) {
         ops::norm::norm_backward(dx, dout, out, rstd, c, beta);
+    }
+    /// See [`crate::Backend::pack`].
+    fn pack(&self, w: &[f32], n: usize, k: usize) -> Option<PackedWeight> {
+        let _ = (w, n, k);
+        None
+    }
+    /// False when the weight was packed by another backend.
+    fn matmul_packed(&self, c: &mut [f32], a: &[f32], b: &PackedWeight, s: &MatMul) -> bool {
+        let _ = (c, a, b, s);
+        false
     }
     fn matmul(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
         ops::matmul::matmul(c, a, b, s);

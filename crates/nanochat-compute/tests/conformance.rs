@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Case, Role, Values, case, cases, every_cpu, random, worst};
-use nanochat_compute::cpu::simd::Simd;
+use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
 use nanochat_compute::ops::{
     self, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, PAGE, RopeNorm, Smear,
@@ -111,6 +111,7 @@ fn every_operation_has_a_case() {
     assert!(names.contains(&"matmul"), "the trait's methods were found: {names:?}");
     let cases = cases::all();
     let others = ["name", "profile_start", "profile_stop", "workspace_bytes", "alloc"];
+    let others = [&others[..], &["pack", "matmul_packed"]].concat();
     for name in names.into_iter().filter(|name| !others.contains(name)) {
         assert!(cases.iter().any(|case| case.op == name), "{name} has no case");
     }
@@ -129,6 +130,37 @@ fn bf16_products_are_the_products_of_rounded_operands() {
         let want = case.results(&Reference);
         got[1..].clone_from_slice(&want[1..]);
         assert_conforms(&case, &Backend::name(&cpu), &got, &want, tolerance);
+    }
+}
+
+#[test]
+fn a_packed_weight_gives_the_bits_of_the_weight() {
+    for simd in Simd::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let cpu = |simd| Cpu::with(Kernels::new(simd).expect("it is available"), 2, precision);
+            let (cpu, other) = (cpu(simd), Cpu::with(Kernels::detect(), 1, Precision::F32));
+            let be: &dyn Backend = &cpu;
+            for (m, n, k) in [(1, 1, 1), (1, 100, 48), (3, 70, 200), (8, 33, 1000), (93, 64, 64)] {
+                let tensor = |len, seed| Tensor::from_f32(&random(len, seed)).expect("small");
+                let (x, w) = (tensor(m * k, 50), tensor(n * k, 51));
+                let (want, got) = (tensor(m * n, 52), tensor(m * n, 52));
+                let Some(packed) = be.pack(&w, n, k).expect("a weight") else { continue };
+                for s in [MatMul::forward(m, k, n), MatMul::forward(m, k, n).add()] {
+                    be.matmul(&want, &x, &w, &s).expect("operands that fit");
+                    be.matmul_packed(&got, &x, &packed, &s).expect("operands that fit");
+                    let bits = |t: &Tensor| t.to_vec_f32().expect("f32");
+                    assert!(same_bits(&bits(&got), &bits(&want)), "{} {s:?}", be.name());
+                }
+                let s = MatMul::forward(m, k, n);
+                assert!(be.matmul_packed(&got, &x, &packed, &MatMul { n: n + 1, ..s }).is_err());
+                assert!(
+                    be.matmul_packed(&got, &x, &packed, &MatMul { layout: Layout::Nn, ..s })
+                        .is_err()
+                );
+                assert!(Backend::matmul_packed(&other, &got, &x, &packed, &s).is_err());
+                assert!(Backend::matmul_packed(&Reference, &got, &x, &packed, &s).is_err());
+            }
+        }
     }
 }
 

@@ -29,8 +29,8 @@ mod rows;
 pub mod simd;
 
 use crate::ops::{
-    self, AdamW, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, RopeNorm, Smear,
-    ValueGate,
+    self, AdamW, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, PackedWeight,
+    RopeNorm, Smear, ValueGate,
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
@@ -170,6 +170,24 @@ impl HostKernels for Cpu {
     }
     fn matmul(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
         self.product(c, a, b, s);
+    }
+    /// In f32 a weight takes as much memory packed as it lies; in bf16 half of it.
+    fn pack(&self, w: &[f32], n: usize, k: usize) -> Option<PackedWeight> {
+        let is_half = matches!(self.simd(), Simd::Amx | Simd::Avx512Bf16) && self.is_bf16();
+        is_half.then(|| {
+            let mut packed = gemm::PackedB::new(&self.kernels, self.multiply, n, k);
+            packed.pack(&self.pool, gemm::Layout::Nt, w, k);
+            PackedWeight { n, k, bytes: packed.bytes(), inner: Box::new(packed) }
+        })
+    }
+    fn matmul_packed(&self, c: &mut [f32], a: &[f32], b: &PackedWeight, s: &MatMul) -> bool {
+        match b.inner.downcast_ref::<gemm::PackedB>() {
+            Some(b) if b.is_for(&self.kernels, self.multiply) => {
+                gemm::gemm_packed(&self.pool, gemm_of(s), c, a, b);
+                true
+            }
+            _ => false,
+        }
     }
     fn smear(
         &self,

@@ -18,6 +18,7 @@ pub mod matmul;
 pub mod mix;
 pub mod muon;
 pub mod norm;
+pub mod packed;
 pub mod relu2;
 pub mod rope;
 pub mod smear;
@@ -29,6 +30,7 @@ pub use loss::{HeadLoss, IGNORE, LOSS_ROWS};
 pub use matmul::{Layout, MatMul};
 pub use muon::Muon;
 pub use norm::NORM_EPS;
+pub use packed::PackedWeight;
 pub use rope::{RopeNorm, rope_tables};
 pub use smear::Smear;
 pub use value_gate::ValueGate;
@@ -91,6 +93,18 @@ pub trait Backend {
     ) -> Result<()>;
     /// See [`matmul::matmul`].
     fn matmul(&self, c: &Tensor, a: &Tensor, b: &Tensor, s: &MatMul) -> Result<()>;
+    /// A weight (n, k) made ready for [`Backend::matmul_packed`]; none where [`Backend::matmul`] reads it
+    /// as fast where it lies. Later changes of the weight do not reach what was made of it.
+    fn pack(&self, w: &Tensor, n: usize, k: usize) -> Result<Option<PackedWeight>> {
+        let _ = (w, n, k);
+        Ok(None)
+    }
+    /// [`Backend::matmul`] of [`Layout::Nt`] with `b` packed by this backend: the same bits.
+    fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()> {
+        let _ = (c, a, s);
+        let detail = format!("{b:?} is of another backend");
+        Err(crate::Error::Invalid { op: "matmul_packed", detail })
+    }
     /// See [`smear::smear`].
     fn smear(
         &self,

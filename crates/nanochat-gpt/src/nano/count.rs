@@ -56,7 +56,7 @@ impl ParamCount {
 }
 
 /// P_mm: parameters that multiply activations, head and gates included.
-fn matmul_params(config: &GptConfig) -> usize {
+pub fn matmul_params(config: &GptConfig) -> usize {
     let table = Table::new(config);
     table.rows().iter().filter(|r| r.is_linear()).map(super::table::Row::len).sum()
 }

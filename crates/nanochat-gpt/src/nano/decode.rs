@@ -3,13 +3,14 @@
 //! All rows hold the same number of tokens. The forward pass is that of training; only attention
 //! (against the cache) and smear (against the last token fed) differ.
 
-use nanochat_compute::ops::Smear;
+use nanochat_compute::ops::{MatMul, Smear};
 use nanochat_compute::{Backend, DType, Tensor};
 
 use super::Nano;
 use super::buffers::{Buffers, LayerBuffers, Mode, StepPlan};
 use super::cache::Cache;
 use super::forward::Past;
+use super::packed::PackedWeights;
 use super::table::Role;
 use crate::model::Decoder;
 use crate::{Error, Result};
@@ -24,6 +25,7 @@ pub struct NanoDecoder<'a> {
     max_len: usize,
     len: usize,
     rows: usize,
+    weights: PackedWeights,
     cache: Cache,
     /// (rows, C): the last normalised embedding before smear.
     last: Tensor,
@@ -69,18 +71,24 @@ impl Edge {
 
 impl<'a> NanoDecoder<'a> {
     /// An empty cache of one row that can hold `max_len` tokens (at most 10 times the sequence length
-    /// that the model is made for: the reach of its rotary tables).
+    /// that the model is made for: the reach of its rotary tables). The model's weights are packed now:
+    /// later changes of them are not seen.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
         let max_len = max_len.clamp(1, super::rope_reach(&model.config));
-        let cache = Cache::new(be, &model.config)?;
+        let (weights, cache) = (PackedWeights::new(be, model)?, Cache::new(be, &model.config)?);
         let (last, arena) = (be.alloc(model.config.n_embd, DType::F32)?, be.alloc(0, DType::F32)?);
-        Ok(Self { be, model, max_len, len: 0, rows: 1, cache, last, arena, buffers: None })
+        Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
     }
 
     /// Bytes of keys and values that are held: windowed layers hold their window, rows of one prompt
     /// share what they have in common.
     pub fn kv_bytes(&self) -> usize {
         self.cache.used_bytes()
+    }
+
+    /// Bytes of weights in the device's own order; 0 where it reads them as they lie.
+    pub fn packed_bytes(&self) -> usize {
+        self.weights.bytes()
     }
 
     /// Bytes allocated for keys and values.
@@ -127,13 +135,26 @@ impl<'a> NanoDecoder<'a> {
         self.len += t;
         self.cache.end(self.len);
         // More than one row means one column; one row means that its last column is the last of all.
-        self.model.logits(self.be, bufs, n - self.rows..n)
+        let c = self.model.config.n_embd;
+        let x = bufs.yf.slice((n - self.rows) * c..n * c);
+        self.model.head(self.be, bufs, self, &x, self.rows)
     }
 }
 
 impl Past for NanoDecoder<'_> {
     fn start(&self) -> usize {
         self.len
+    }
+
+    fn linear(
+        &self,
+        model: &Nano,
+        be: &dyn Backend,
+        operands: (&Tensor, &Tensor),
+        role: Role,
+        s: &MatMul,
+    ) -> Result<()> {
+        self.weights.linear(model, be, operands, role, s)
     }
 
     /// Smear, with the last embedding fed before as the neighbour of the first column: exact also for a

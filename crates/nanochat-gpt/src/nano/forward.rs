@@ -14,6 +14,17 @@ use crate::{Error, Result};
 pub(crate) trait Past {
     /// Position of the first token of each row.
     fn start(&self) -> usize;
+    /// `out = x W^T` (or added to it) with the weight of a role.
+    fn linear(
+        &self,
+        model: &Nano,
+        be: &dyn Backend,
+        (out, x): (&Tensor, &Tensor),
+        role: Role,
+        s: &MatMul,
+    ) -> Result<()> {
+        Ok(be.matmul(out, x, &model.param(role).slice(0..s.n * s.k), s)?)
+    }
     /// `x0` from `e`, with the token before each row as its first one's neighbour.
     fn smear(&self, model: &Nano, be: &dyn Backend, bufs: &Buffers) -> Result<()>;
     /// Layer `i`: `o` from q, k and v, over what came before as well.
@@ -89,10 +100,10 @@ impl Nano {
             self.forward_attention(be, bufs, past, i, layer)?;
             be.norm(&layer.y2, &layer.rstd2, &layer.x, c, self.eps())?;
             let up = MatMul::forward(n, c, 4 * c);
-            be.matmul(&layer.r, &layer.y2, &self.param(Role::Fc(i)), &up)?;
+            past.linear(self, be, (&layer.r, &layer.y2), Role::Fc(i), &up)?;
             be.relu2(&layer.a, &layer.r)?;
             let down = MatMul::forward(n, 4 * c, c).add();
-            be.matmul(&layer.x, &layer.a, &self.param(Role::MlpProj(i)), &down)?;
+            past.linear(self, be, (&layer.x, &layer.a), Role::MlpProj(i), &down)?;
             x = &layer.x;
         }
         let last = match &bufs.xf {
@@ -118,9 +129,9 @@ impl Nano {
         be.norm(&layer.y1, &layer.rstd1, &layer.x, c, self.eps())?;
         let to_q = MatMul::forward(n, c, c);
         let to_kv = MatMul::forward(n, c, kv);
-        be.matmul(&layer.q, &layer.y1, &self.param(Role::Q(i)), &to_q)?;
-        be.matmul(&layer.k, &layer.y1, &self.param(Role::K(i)), &to_kv)?;
-        be.matmul(&layer.v, &layer.y1, &self.param(Role::V(i)), &to_kv)?;
+        past.linear(self, be, (&layer.q, &layer.y1), Role::Q(i), &to_q)?;
+        past.linear(self, be, (&layer.k, &layer.y1), Role::K(i), &to_kv)?;
+        past.linear(self, be, (&layer.v, &layer.y1), Role::V(i), &to_kv)?;
         if let Some(gate) = &layer.gate {
             let (table, w) = (self.param(Role::ValueEmbed(i)), self.param(Role::VeGate(i)));
             let s = self.gate_shape();
@@ -131,7 +142,7 @@ impl Nano {
         be.rope_norm(&layer.k, &layer.k_rstd, &self.cos, &self.sin, &at(false))?;
         past.attend(self, be, bufs, i, layer)?;
         let out = MatMul::forward(n, c, c).add();
-        Ok(be.matmul(&layer.x, &layer.o, &self.param(Role::AttnProj(i)), &out)?)
+        past.linear(self, be, (&layer.x, &layer.o), Role::AttnProj(i), &out)
     }
 
     /// Losses of every target, in nats, 0 where ignored: (B, T).
@@ -153,11 +164,24 @@ impl Nano {
         bufs: &Buffers,
         rows: std::ops::Range<usize>,
     ) -> Result<Vec<f32>> {
-        let (c, v, m) = (self.config.n_embd, self.config.vocab_size, rows.len());
-        let out = bufs.logits.slice(0..m * v);
+        let c = self.config.n_embd;
         let x = bufs.yf.slice(rows.start * c..rows.end * c);
-        let w = self.param(Role::LmHead).slice(0..v * c);
-        be.matmul(&out, &x, &w, &MatMul::forward(m, c, v))?;
+        self.head(be, bufs, &NoPast, &x, rows.len())
+    }
+
+    /// Softcapped logits (m, V) of `m` rows of the normalised last stream, as many as
+    /// [`nanochat_compute::ops::LOSS_ROWS`] at most.
+    pub(crate) fn head(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        past: &dyn Past,
+        x: &Tensor,
+        m: usize,
+    ) -> Result<Vec<f32>> {
+        let (c, v) = (self.config.n_embd, self.config.vocab_size);
+        let out = bufs.logits.slice(0..m * v);
+        past.linear(self, be, (&out, x), Role::LmHead, &MatMul::forward(m, c, v))?;
         be.softcap(&out, self.config.rules().softcap)?;
         Ok(out.to_vec_f32()?)
     }

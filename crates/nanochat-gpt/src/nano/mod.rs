@@ -11,6 +11,7 @@ pub mod count;
 pub mod decode;
 pub mod forward;
 pub mod init;
+mod packed;
 pub mod recompute;
 pub mod table;
 

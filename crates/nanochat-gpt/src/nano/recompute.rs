@@ -1,17 +1,19 @@
 //! Generation without a KV cache: every call runs the plain forward pass over the whole of every row.
 //! The reference of [`super::decode`], and the baseline of its speed.
 
-use nanochat_compute::ops::MatMul;
+use nanochat_compute::ops::{LOSS_ROWS, MatMul};
 use nanochat_compute::{Backend, DType, Tensor};
 
 use super::Nano;
-use super::buffers::{Buffers, Mode, StepPlan};
-use super::forward::NoPast;
+use super::buffers::{Buffers, LayerBuffers, Mode, StepPlan};
+use super::forward::{NoPast, Past};
+use super::packed::PackedWeights;
 use super::table::Role;
 use crate::model::Decoder;
 use crate::{Error, Result};
 
-/// Tokens that run through the layers together: bounds the memory of many long rows.
+/// Tokens that run through the layers together: bounds the memory of many long rows, and a group's
+/// rows, whose logits come together, by `LOSS_ROWS`.
 const TOKENS: usize = 4096;
 
 /// A model that remembers ids and nothing else.
@@ -19,15 +21,33 @@ pub struct Recompute<'a> {
     be: &'a dyn Backend,
     model: &'a Nano,
     max_len: usize,
+    weights: PackedWeights,
     rows: Vec<Vec<u32>>,
     arena: Tensor,
 }
 
 impl<'a> Recompute<'a> {
-    /// One empty row that can hold `max_len` tokens (at most the reach of the rotary tables).
+    /// One empty row that can hold `max_len` tokens (at most the reach of the rotary tables). The model's
+    /// weights are packed now, as with a cache.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
         let max_len = max_len.clamp(1, super::rope_reach(&model.config));
-        Ok(Self { be, model, max_len, rows: vec![Vec::new()], arena: be.alloc(0, DType::F32)? })
+        let (weights, arena) = (PackedWeights::new(be, model)?, be.alloc(0, DType::F32)?);
+        Ok(Self { be, model, max_len, weights, rows: vec![Vec::new()], arena })
+    }
+
+    /// Appends one id to each row without computing anything: for measuring some steps of many.
+    ///
+    /// Errors: as [`Decoder::decode`].
+    pub fn remember(&mut self, ids: &[u32]) -> Result<()> {
+        if ids.len() != self.rows.len() {
+            let detail = format!("{} ids for {} rows", ids.len(), self.rows.len());
+            return Err(Error::Config { field: "decode", detail });
+        }
+        self.check(ids, 1)?;
+        for (row, id) in self.rows.iter_mut().zip(ids) {
+            row.push(*id);
+        }
+        Ok(())
     }
 
     fn check(&self, ids: &[u32], asked: usize) -> Result<()> {
@@ -45,7 +65,7 @@ impl<'a> Recompute<'a> {
     fn forward(&mut self) -> Result<Vec<f32>> {
         let t = self.len();
         let rows = std::mem::take(&mut self.rows);
-        let groups = rows.chunks((TOKENS / t).max(1));
+        let groups = rows.chunks((TOKENS / t).clamp(1, LOSS_ROWS));
         let logits = groups.map(|rows| self.group(rows, t)).collect::<Result<Vec<_>>>();
         self.rows = rows;
         Ok(logits?.concat())
@@ -60,27 +80,45 @@ impl<'a> Recompute<'a> {
         let bufs = plan.views(&self.arena);
         let ids: Vec<i32> = rows.iter().flatten().map(|&id| id as i32).collect();
         bufs.tokens.write_i32(&ids)?;
-        self.model.forward_body(self.be, &bufs, &NoPast)?;
-        let last: Vec<i32> = (1..=rows.len()).map(|r| (r * t - 1) as i32).collect();
-        self.model.logits_at(self.be, &bufs, &last)
+        self.model.forward_body(self.be, &bufs, self)?;
+        let (n, c) = (rows.len(), self.model.config.n_embd);
+        let last: Vec<i32> = (1..=n).map(|r| (r * t - 1) as i32).collect();
+        let x = self.be.alloc(n * c, DType::F32)?;
+        self.be.embedding(&x, &bufs.yf, &Tensor::from_i32(&last)?, c)?;
+        self.model.head(self.be, &bufs, self, &x, n)
     }
 }
 
-impl Nano {
-    /// Softcapped logits (rows, V) at some of the B T positions after the layers have run.
-    pub(crate) fn logits_at(
+/// Rows that begin at position 0, with packed weights.
+impl Past for Recompute<'_> {
+    fn start(&self) -> usize {
+        NoPast.start()
+    }
+
+    fn linear(
         &self,
+        model: &Nano,
+        be: &dyn Backend,
+        operands: (&Tensor, &Tensor),
+        role: Role,
+        s: &MatMul,
+    ) -> Result<()> {
+        self.weights.linear(model, be, operands, role, s)
+    }
+
+    fn smear(&self, model: &Nano, be: &dyn Backend, bufs: &Buffers) -> Result<()> {
+        NoPast.smear(model, be, bufs)
+    }
+
+    fn attend(
+        &self,
+        model: &Nano,
         be: &dyn Backend,
         bufs: &Buffers,
-        at: &[i32],
-    ) -> Result<Vec<f32>> {
-        let (c, v, m) = (self.config.n_embd, self.config.vocab_size, at.len());
-        let (x, out) = (be.alloc(m * c, DType::F32)?, be.alloc(m * v, DType::F32)?);
-        be.embedding(&x, &bufs.yf, &Tensor::from_i32(at)?, c)?;
-        let w = self.param(Role::LmHead).slice(0..v * c);
-        be.matmul(&out, &x, &w, &MatMul::forward(m, c, v))?;
-        be.softcap(&out, self.config.rules().softcap)?;
-        Ok(out.to_vec_f32()?)
+        i: usize,
+        layer: &LayerBuffers,
+    ) -> Result<()> {
+        NoPast.attend(model, be, bufs, i, layer)
     }
 }
 
@@ -126,14 +164,7 @@ impl Decoder for Recompute<'_> {
     }
 
     fn decode(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        if ids.len() != self.rows.len() {
-            let detail = format!("{} ids for {} rows", ids.len(), self.rows.len());
-            return Err(Error::Config { field: "decode", detail });
-        }
-        self.check(ids, 1)?;
-        for (row, id) in self.rows.iter_mut().zip(ids) {
-            row.push(*id);
-        }
+        self.remember(ids)?;
         self.forward()
     }
 }

@@ -39,6 +39,11 @@ impl PackedB {
         with_kernel!(self.kernels, self.multiply, pack_all(pool, &g, b, words));
     }
 
+    /// True when it is in these kernels' order.
+    pub fn is_for(&self, kernels: &Kernels, multiply: Multiply) -> bool {
+        self.kernels.simd() == kernels.simd() && self.multiply == multiply
+    }
+
     /// Columns.
     pub fn n(&self) -> usize {
         self.n
