@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Case, Role, Values, case, cases, every_cpu, random, worst};
+use common::{Case, Role, Values, case, cases, every_host, random, worst};
 use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
+use nanochat_compute::eager::Eager;
 use nanochat_compute::ops::{
     self, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, PAGE, RopeNorm, Smear,
     ValueGate,
@@ -57,30 +58,30 @@ fn every_backend_equals_the_reference() {
             println!("skipped {simd}: not on this machine");
         }
     }
-    let backends = every_cpu();
+    let backends = every_host();
     let cases = cases::all();
     for case in &cases {
         let want = case.results(&Reference);
-        for cpu in backends.iter().flatten() {
-            let got = case.results(cpu);
-            assert_conforms(case, &Backend::name(cpu), &got, &want, tolerance);
+        for be in backends.iter().flatten() {
+            let got = case.results(&**be);
+            assert_conforms(case, &be.name(), &got, &want, tolerance);
         }
     }
-    for cpu in backends.iter().flatten() {
-        println!("{} equals the reference in {} cases", Backend::name(cpu), cases.len());
+    for be in backends.iter().flatten() {
+        println!("{} equals the reference in {} cases", be.name(), cases.len());
     }
 }
 
 #[test]
 fn no_bit_depends_on_the_number_of_threads() {
-    let [one, two, three] = every_cpu();
+    let [one, two, three] = every_host();
     for case in cases::all() {
         for (one, others) in one.iter().zip(two.iter().zip(&three)) {
-            let want = case.results(one);
+            let want = case.results(&**one);
             for other in [others.0, others.1] {
-                for (operand, got, want) in case.beside(&case.results(other), &want) {
+                for (operand, got, want) in case.beside(&case.results(&**other), &want) {
                     let same = operand.role == Role::Scratch || same_bits(got, want);
-                    assert!(same, "{}: {} of {case}", Backend::name(other), operand.name);
+                    assert!(same, "{}: {} of {case}", other.name(), operand.name);
                 }
             }
         }
@@ -117,19 +118,26 @@ fn every_operation_has_a_case() {
     }
 }
 
+/// The CPU and the eager backend, multiplying bf16.
+fn both_in_bf16() -> [Box<dyn Backend>; 2] {
+    let cpu = || Cpu::open(2, Precision::Bf16);
+    [Box::new(cpu()), Box::new(Eager::new(cpu()))]
+}
+
 #[test]
 fn bf16_products_are_the_products_of_rounded_operands() {
-    let cpu = Cpu::open(2, Precision::Bf16);
-    println!("{}", Backend::name(&cpu));
-    for mut case in cases::all().into_iter().filter(|case| case.op == "matmul") {
-        let mut got = case.results(&cpu);
-        for operand in &mut case.operands[1..] {
-            let Values::F32(x) = &mut operand.values else { panic!("matrices are f32") };
-            x.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+    for be in both_in_bf16() {
+        println!("{}", be.name());
+        for mut case in cases::all().into_iter().filter(|case| case.op == "matmul") {
+            let mut got = case.results(&*be);
+            for operand in &mut case.operands[1..] {
+                let Values::F32(x) = &mut operand.values else { panic!("matrices are f32") };
+                x.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+            }
+            let want = case.results(&Reference);
+            got[1..].clone_from_slice(&want[1..]);
+            assert_conforms(&case, &be.name(), &got, &want, tolerance);
         }
-        let want = case.results(&Reference);
-        got[1..].clone_from_slice(&want[1..]);
-        assert_conforms(&case, &Backend::name(&cpu), &got, &want, tolerance);
     }
 }
 
@@ -166,14 +174,16 @@ fn a_packed_weight_gives_the_bits_of_the_weight() {
 
 #[test]
 fn attention_and_head_in_bf16_stay_near_the_reference() {
-    let cpu = Cpu::open(2, Precision::Bf16);
     // Operands of size 1 to 3 are rounded by 2^-9 of their size, scores of size 3 sqrt(D) among
     // them, and so are the probabilities: errors of some hundredths. This finds gross mistakes.
     let loose = |_: usize, want: &[f32]| want.iter().fold(1f32, |m, x| m.max(x.abs())) / 30.0;
     let ops = ["attention", "attention_backward", "attention_cached", "head_loss"];
+    let backends = both_in_bf16();
     for case in cases::all().into_iter().filter(|case| ops.contains(&case.op)) {
-        let (got, want) = (case.results(&cpu), case.results(&Reference));
-        assert_conforms(&case, &Backend::name(&cpu), &got, &want, loose);
+        let want = case.results(&Reference);
+        for be in &backends {
+            assert_conforms(&case, &be.name(), &case.results(&**be), &want, loose);
+        }
     }
 }
 
@@ -220,14 +230,16 @@ fn a_fresh_tensor_is_zero_and_time_is_noted() {
         let ids = be.alloc(3, DType::I32).expect("3 ids");
         assert_eq!((ids.to_vec_i32().expect("i32"), ids.len()), (vec![0; 3], 3));
     }
-    let be: &dyn Backend = &cpu;
-    let x = be.alloc(65, DType::F32).expect("65 floats");
-    be.profile_start();
-    be.fill(&x, 1.0).expect("f32");
-    be.softcap(&x, 15.0).expect("f32");
-    let mut noted: Vec<_> = be.profile_stop().into_iter().map(|(op, _)| op).collect();
-    noted.sort_unstable();
-    assert_eq!(noted, ["fill", "softcap"]);
+    let eager = Eager::new(Cpu::open(2, Precision::Auto));
+    for be in [&cpu as &dyn Backend, &eager] {
+        let x = be.alloc(65, DType::F32).expect("65 floats");
+        be.profile_start();
+        be.fill(&x, 1.0).expect("f32");
+        be.softcap(&x, 15.0).expect("f32");
+        let mut noted: Vec<_> = be.profile_stop().into_iter().map(|(op, _)| op).collect();
+        noted.sort_unstable();
+        assert_eq!(noted, ["fill", "softcap"], "{}", be.name());
+    }
 }
 
 /// The cases small enough to be broken operand by operand.
@@ -236,9 +248,10 @@ fn small() -> Vec<Case> {
     cases::all().into_iter().filter(|case| size(case) < 2_000).collect()
 }
 
-/// Both kinds of backends: the plain one and a fast one.
-fn both() -> [Box<dyn Backend>; 2] {
-    [Box::new(Reference), Box::new(Cpu::open(2, Precision::F32))]
+/// Every kind of backend: the plain one, the fast one, the eager one.
+fn kinds() -> [Box<dyn Backend>; 3] {
+    let cpu = || Cpu::open(2, Precision::F32);
+    [Box::new(Reference), Box::new(cpu()), Box::new(Eager::new(cpu()))]
 }
 
 /// Runs the case with operand `i` replaced; the other operands must be as they were.
@@ -257,7 +270,7 @@ fn run_with(case: &Case, be: &dyn Backend, i: usize, operand: Tensor) -> Result<
 
 #[test]
 fn a_short_operand_is_refused() {
-    for be in both() {
+    for be in kinds() {
         for case in small() {
             for (i, operand) in case.operands.iter().enumerate() {
                 let whole = operand.values.tensor();
@@ -272,7 +285,7 @@ fn a_short_operand_is_refused() {
 
 #[test]
 fn a_wrong_type_is_refused() {
-    for be in both() {
+    for be in kinds() {
         for case in small() {
             for (i, operand) in case.operands.iter().enumerate() {
                 let right = operand.values.tensor();
@@ -287,7 +300,7 @@ fn a_wrong_type_is_refused() {
 
 #[test]
 fn an_output_that_shares_memory_is_refused() {
-    for be in both() {
+    for be in kinds() {
         for case in small() {
             for (i, written) in case.operands.iter().enumerate() {
                 for (j, other) in case.operands.iter().enumerate() {
@@ -312,7 +325,7 @@ fn an_output_that_shares_memory_is_refused() {
 #[test]
 fn ids_and_targets_outside_the_vocabulary_are_refused() {
     let mut broken = 0;
-    for be in both() {
+    for be in kinds() {
         for case in small() {
             let Some(i) = case.operands.iter().position(|o| matches!(o.values, Values::I32(_)))
             else {
@@ -346,7 +359,7 @@ fn a_target_in_the_padding_is_refused() {
             .ids("targets", vec![target])
             .run(move |be, [l, scratch, x, w, t]| be.head_loss(l, None, scratch, x, w, t, &s))
     };
-    for be in both() {
+    for be in kinds() {
         let run = |target: i32| head(target).run(&*be, &head(target).tensors());
         assert!(matches!(run(3), Err(Error::Invalid { .. })), "{}", be.name());
         assert!(run(2).is_ok() && run(ops::IGNORE).is_ok(), "{}", be.name());
@@ -445,7 +458,7 @@ fn impossible() -> Vec<Case> {
 
 #[test]
 fn a_shape_that_no_kernel_can_take_is_an_error_not_a_panic() {
-    for be in both() {
+    for be in kinds() {
         for case in impossible() {
             let result = case.run(&*be, &case.tensors());
             let refused = matches!(result, Err(Error::Shape { .. } | Error::Invalid { .. }));

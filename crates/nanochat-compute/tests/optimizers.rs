@@ -5,7 +5,8 @@ mod common;
 
 use std::path::Path;
 
-use common::{every_cpu, worst};
+use common::worst;
+use nanochat_compute::cpu::Cpu;
 use nanochat_compute::ops::{AdamW, Muon};
 use nanochat_compute::reference::Reference;
 use nanochat_compute::{Backend, Tensor};
@@ -62,10 +63,9 @@ fn muon_takes_the_steps_of_pytorch() {
     }
 }
 
-/// The reference and every CPU, on one thread.
+/// The reference and every CPU, on one thread. The eager backend's steps are the CPU's.
 fn every_backend() -> Vec<Box<dyn Backend>> {
-    let [one, ..] = every_cpu();
-    let cpus = one.into_iter().map(|cpu| Box::new(cpu) as Box<dyn Backend>);
+    let cpus = Cpu::every_f32(1).into_iter().map(|cpu| Box::new(cpu) as Box<dyn Backend>);
     std::iter::once(Box::new(Reference) as Box<dyn Backend>).chain(cpus).collect()
 }
 

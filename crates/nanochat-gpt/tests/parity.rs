@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nanochat_compute::Backend;
 use nanochat_compute::DType;
 use nanochat_compute::cpu::Cpu;
+use nanochat_compute::eager::Eager;
 use nanochat_compute::reference::Reference;
 use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use nanochat_gpt::{Nano, import::import};
@@ -74,6 +75,8 @@ fn holds(be: &dyn Backend, model: &Nano, case: &Path, grad_name: GradName) {
 fn backends() -> Vec<Box<dyn Backend>> {
     let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Reference)];
     all.extend(Cpu::every_f32(2).into_iter().map(|c| Box::new(c) as Box<dyn Backend>));
+    let eager = |c| Box::new(Eager::new(c)) as Box<dyn Backend>;
+    all.extend(Cpu::every_f32(2).into_iter().map(eager));
     all
 }
 

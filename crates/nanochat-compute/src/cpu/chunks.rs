@@ -1,29 +1,31 @@
-//! Outputs split into equal chunks, one task a chunk: the only place of this backend's plain
-//! operations that shares memory between threads.
+//! Outputs split into equal chunks, one task a chunk: the only place of the plain operations, here
+//! and in [`crate::eager`], that shares memory between threads.
+
+use std::mem::MaybeUninit;
 
 use super::pool::Pool;
 
 /// Floats of a chunk: large against the cost of handing it out, small against a level-2 cache.
-pub(super) const CHUNK: usize = 16 * 1024;
+pub(crate) const CHUNK: usize = 16 * 1024;
 
 /// Rows of `c` floats that make up about one [`CHUNK`].
-pub(super) fn rows_per_chunk(c: usize) -> usize {
+pub(crate) fn rows_per_chunk(c: usize) -> usize {
     (CHUNK / c.max(1)).max(1)
 }
 
-struct Shared(*mut f32);
+struct Shared<T>(*mut T);
 
 // SAFETY: only `each` uses it, and its tasks touch disjoint chunks.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// Calls `f(i, chunks)` for every i, in parallel: output j comes in pieces of `outs[j].1` floats (the
 /// last one shorter), and task i gets the i-th piece of each output.
 ///
 /// Panics unless all outputs have the same number of pieces.
-pub(super) fn each<const W: usize>(
+pub(crate) fn each<T: Send, const W: usize>(
     pool: &Pool,
-    outs: [(&mut [f32], usize); W],
-    f: impl Fn(usize, [&mut [f32]; W]) + Sync,
+    outs: [(&mut [T], usize); W],
+    f: impl Fn(usize, [&mut [T]; W]) + Sync,
 ) {
     let mut parts = outs.map(|(x, chunk)| (Shared(x.as_mut_ptr()), x.len(), chunk));
     let tasks = parts[0].1.div_ceil(parts[0].2.max(1));
@@ -45,8 +47,83 @@ pub(super) fn each<const W: usize>(
     });
 }
 
+/// A piece of an output that is written from its beginning to its end.
+pub(crate) struct Piece<'a> {
+    memory: &'a mut [MaybeUninit<f32>],
+    /// Floats that are written.
+    filled: usize,
+}
+
+impl Piece<'_> {
+    /// Floats it takes in all.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Writes the next floats, as many as there is room for.
+    #[inline(always)]
+    pub(crate) fn extend(&mut self, values: impl Iterator<Item = f32>) {
+        let mut n = 0;
+        for (to, value) in self.memory[self.filled..].iter_mut().zip(values) {
+            to.write(value);
+            n += 1;
+        }
+        self.filled += n;
+    }
+
+    /// Writes the next floats; panics if there is no room.
+    #[inline(always)]
+    pub(crate) fn extend_from_slice(&mut self, values: &[f32]) {
+        self.memory[self.filled..][..values.len()].write_copy_of_slice(values);
+        self.filled += values.len();
+    }
+}
+
+/// `f(i, piece)` for every piece of `chunk` floats, in parallel, as [`each`].
+///
+/// Panics unless `f` fills each of them.
+fn fill(
+    pool: &Pool,
+    memory: &mut [MaybeUninit<f32>],
+    chunk: usize,
+    f: impl Fn(usize, &mut Piece<'_>) + Sync,
+) {
+    each(pool, [(memory, chunk)], |i, [memory]| {
+        let mut piece = Piece { memory, filled: 0 };
+        f(i, &mut piece);
+        assert_eq!(piece.filled, piece.len(), "piece {i} is written whole");
+    });
+}
+
+/// Writes all of `out` by pieces.
+pub(crate) fn overwrite(
+    pool: &Pool,
+    out: &mut [f32],
+    chunk: usize,
+    f: impl Fn(usize, &mut Piece<'_>) + Sync,
+) {
+    // SAFETY: a `MaybeUninit<f32>` has the layout of an f32, and a `Piece` writes nothing but f32.
+    let memory = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
+    fill(pool, memory, chunk, f);
+}
+
+/// As [`overwrite`], into new memory of `len` floats, which is not zeroed first.
+pub(crate) fn fresh(
+    pool: &Pool,
+    len: usize,
+    chunk: usize,
+    f: impl Fn(usize, &mut Piece<'_>) + Sync,
+) -> Vec<f32> {
+    let mut out = Vec::with_capacity(len);
+    fill(pool, &mut out.spare_capacity_mut()[..len], chunk, f);
+    // SAFETY: the capacity is at least `len`, and `fill` has written the first `len` elements: it
+    // panics unless every piece is whole.
+    unsafe { out.set_len(len) };
+    out
+}
+
 /// `f(i)` for `n` chunks in parallel, then the results in order: for sums whose order is fixed.
-pub(super) fn map<const R: usize>(
+pub(crate) fn map<const R: usize>(
     pool: &Pool,
     n: usize,
     f: impl Fn(usize) -> [f64; R] + Sync,
@@ -66,4 +143,35 @@ pub(super) fn map<const R: usize>(
         .chunks_exact(2 * R)
         .map(|row| std::array::from_fn(|r| join(&row[2 * r..2 * r + 2])))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_memory_holds_what_its_pieces_wrote() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads);
+            for len in [0, 1, 7, 8, 1003] {
+                let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
+                let fresh = fresh(&pool, len, 4, |i, out| {
+                    let x = &x[4 * i..][..out.len()];
+                    let (first, rest) = x.split_at(1);
+                    out.extend_from_slice(first);
+                    out.extend(rest.iter().copied());
+                });
+                assert_eq!(fresh, x);
+                let mut given = vec![f32::NAN; len];
+                overwrite(&pool, &mut given, 4, |i, out| out.extend((4 * i..).map(|i| i as f32)));
+                assert_eq!(given, x);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "piece 1 is written whole")]
+    fn a_piece_that_is_not_written_whole_is_a_panic() {
+        fresh(&Pool::new(1), 8, 4, |i, out| out.extend(std::iter::repeat_n(1.0, 4 - i)));
+    }
 }

@@ -2,7 +2,7 @@
 //! family of instructions.
 
 /// Lanes of a sum: the same on every machine, so that every machine sums in the same order.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Compiles a function's body for AVX2, for AVX-512 and plainly; the first argument chooses.
 ///
@@ -45,11 +45,11 @@ macro_rules! simd_fn {
         }
     };
 }
-pub(super) use simd_fn;
+pub(crate) use simd_fn;
 
 /// Sums the lanes in a fixed tree.
 #[inline(always)]
-pub(super) fn sum_lanes(acc: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(acc: [f32; LANES]) -> f32 {
     let mut a = acc;
     let mut width = LANES / 2;
     while width > 0 {
@@ -63,7 +63,7 @@ pub(super) fn sum_lanes(acc: [f32; LANES]) -> f32 {
 
 /// `sum_i x[i] y[i]` in lanes.
 #[inline(always)]
-pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut acc = [0f32; LANES];
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     let tail: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
@@ -79,7 +79,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of degree 7 in r, and n into the exponent bits.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let x = x.clamp(-87.3, 88.3);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -99,13 +99,13 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// `tanh x`: absolute error below 2e-7.
 #[inline(always)]
-pub(super) fn tanh(x: f32) -> f32 {
+pub(crate) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x.clamp(-20.0, 20.0)) + 1.0)
 }
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 

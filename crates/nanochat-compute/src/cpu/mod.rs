@@ -16,11 +16,11 @@
 
 mod adamw;
 mod attention;
-mod chunks;
+pub(crate) mod chunks;
 mod gates;
 pub mod gemm;
 mod loss;
-mod math;
+pub(crate) mod math;
 mod mixes;
 mod muon;
 pub mod peak;
@@ -108,6 +108,12 @@ impl Cpu {
 
     pub(crate) fn product(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
         gemm::gemm(&self.pool, &self.kernels, self.multiply, gemm_of(s), c, a, b);
+    }
+
+    /// A product in new memory; `s.beta` is not looked at.
+    pub(crate) fn fresh_product(&self, a: &[f32], b: &[f32], s: &MatMul) -> Vec<f32> {
+        let g = gemm_of(s).with_beta(0.0);
+        gemm::gemm_fresh(&self.pool, &self.kernels, self.multiply, g, a, b)
     }
 
     /// A product that is symmetric: half the work.

@@ -9,6 +9,7 @@ pub mod steps;
 use std::fmt::Debug;
 
 use nanochat_compute::cpu::Cpu;
+use nanochat_compute::eager::Eager;
 use nanochat_compute::{Backend, Result, Tensor};
 
 /// Numbers in [-1, 1), the same for the same seed in every run.
@@ -29,10 +30,15 @@ pub fn some_ids(n: usize, v: usize) -> Vec<i32> {
     (0..n).map(|i| if i == 0 { v - 1 } else { (i * i * 7 + i / 3) % v } as i32).collect()
 }
 
-/// The CPU with every family of instructions this machine has, on 1, 2 and 3 threads: one list for
-/// each number of threads, the families in the same order.
-pub fn every_cpu() -> [Vec<Cpu>; 3] {
-    [1, 2, 3].map(Cpu::every_f32)
+/// The CPU with every family of instructions this machine has, and the eager backend over each, on
+/// 1, 2 and 3 threads: one list for each number of threads, the families in the same order.
+pub fn every_host() -> [Vec<Box<dyn Backend>>; 3] {
+    [1, 2, 3].map(|threads| {
+        let cpus = Cpu::every_f32(threads).into_iter().map(|cpu| Box::new(cpu) as Box<dyn Backend>);
+        let below = Cpu::every_f32(threads).into_iter();
+        let eager = below.map(|cpu| Box::new(Eager::new(cpu)) as Box<dyn Backend>);
+        cpus.chain(eager).collect()
+    })
 }
 
 /// Largest absolute difference; infinite when a number is not one.

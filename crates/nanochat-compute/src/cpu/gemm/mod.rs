@@ -176,6 +176,28 @@ pub fn gemm(
     }
 }
 
+/// As [`gemm`], into new memory, which is not zeroed first; `g` has `beta` 0 and no gaps in C.
+pub(crate) fn gemm_fresh(
+    pool: &Pool,
+    kernels: &Kernels,
+    multiply: Multiply,
+    g: Gemm,
+    a: &[f32],
+    b: &[f32],
+) -> Vec<f32> {
+    assert!(g.beta == 0.0 && g.ldc == g.n && !g.symmetric && g.k > 0, "gemm: {g:?} is not whole");
+    g.check_a(a);
+    g.check_b(b);
+    let len = g.m.checked_mul(g.n).expect("C has fewer elements than memory");
+    let mut out: Vec<f32> = Vec::with_capacity(len);
+    let (c, a, b) = (Shared(out.as_mut_ptr()), a.as_ptr(), b.as_ptr());
+    with_kernel!(kernels, multiply, drive(pool, &g, c, SharedConst(a), SharedConst(b)));
+    // SAFETY: the capacity is at least `len`; with `beta` 0 and `k` > 0 `drive` reads no element of
+    // C before it has written it, and has written all of m x n = `len`.
+    unsafe { out.set_len(len) };
+    out
+}
+
 /// Copies what stands above the diagonal of C to below it.
 fn mirror(pool: &Pool, g: &Gemm, c: Shared<f32>) {
     /// Rows of a task.
