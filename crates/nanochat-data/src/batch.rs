@@ -24,6 +24,8 @@ pub struct Batch {
     pub name: String,
     /// Targets that are not [`IGNORE`].
     pub trained_tokens: usize,
+    /// Inputs that only fill a row.
+    pub padding_tokens: usize,
 }
 
 /// An endless stream of batches.

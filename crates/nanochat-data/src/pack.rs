@@ -239,10 +239,10 @@ impl<R: Render> Packer<R> {
         Ok(rendered)
     }
 
-    /// One row of [`Batching::Packed`], T+1 long.
-    fn packed_row(&mut self) -> Result<Rendered> {
+    /// One row of [`Batching::Packed`], T+1 long, and how much of it is padding.
+    fn packed_row(&mut self) -> Result<(Rendered, usize)> {
         let capacity = self.config.t + 1;
-        let mut row = Rendered::default();
+        let (mut row, mut padding) = (Rendered::default(), 0);
         while row.ids.len() < capacity {
             while self.held.len() < self.config.buffer {
                 let next = self.fetch()?;
@@ -251,7 +251,7 @@ impl<R: Render> Packer<R> {
             let space = capacity - row.ids.len();
             let (i, fits) = pick(self.held.iter().map(|h| h.ids.len()), space);
             if !fits {
-                self.pad(&mut row, capacity);
+                padding = self.pad(&mut row, capacity);
                 break;
             }
             let conversation = self.held.remove(i);
@@ -259,7 +259,7 @@ impl<R: Render> Packer<R> {
             row.mask.extend(conversation.mask);
             self.placed();
         }
-        Ok(row)
+        Ok((row, padding))
     }
 
     fn placed(&mut self) {
@@ -267,14 +267,17 @@ impl<R: Render> Packer<R> {
         self.consumed += 1;
     }
 
-    fn pad(&mut self, row: &mut Rendered, len: usize) {
-        self.stats.padding_tokens += (len - row.ids.len()) as u64;
+    /// Fills a row up; returns by how much.
+    fn pad(&mut self, row: &mut Rendered, len: usize) -> usize {
+        let padding = len - row.ids.len();
+        self.stats.padding_tokens += padding as u64;
         row.ids.resize(len, self.renderer.bos());
         row.mask.resize(len, 0);
+        padding
     }
 
-    /// B rows of one length.
-    fn rows(&mut self) -> Result<Vec<Rendered>> {
+    /// B rows of one length, and the padding of each.
+    fn rows(&mut self) -> Result<Vec<(Rendered, usize)>> {
         let b = self.config.b;
         if self.config.batching == Batching::Packed {
             return (0..b).map(|_| self.packed_row()).collect();
@@ -289,10 +292,11 @@ impl<R: Render> Packer<R> {
             Batching::Dynamic => longest,
             _ => self.config.t + 1,
         };
-        for row in &mut rows {
-            self.pad(row, len);
-        }
-        Ok(rows)
+        let padded = |mut row| {
+            let padding = self.pad(&mut row, len);
+            (row, padding)
+        };
+        Ok(rows.into_iter().map(padded).collect())
     }
 }
 
@@ -302,16 +306,18 @@ impl<R: Render> Batches for Packer<R> {
         let name =
             format!("{} at conversation {}, epoch {epoch}", self.mixture.name(), self.cursor);
         let rows = self.rows()?;
-        let (b, t) = (rows.len(), rows[0].ids.len() - 1);
+        let (b, t) = (rows.len(), rows[0].0.ids.len() - 1);
         let (mut x, mut y) = (Vec::with_capacity(b * t), Vec::with_capacity(b * t));
-        for row in &rows {
+        // The last id of a row is a target only.
+        let padding_tokens = rows.iter().map(|(_, padding)| padding.saturating_sub(1)).sum();
+        for (row, _) in &rows {
             x.extend(row.ids[..t].iter().map(|&id| id as i32));
             let targets = row.ids[1..].iter().zip(&row.mask[1..]);
             y.extend(targets.map(|(&id, &m)| if m == 1 { id as i32 } else { IGNORE }));
         }
         let trained_tokens = y.iter().filter(|&&y| y != IGNORE).count();
         self.stats.trained_tokens += trained_tokens as u64;
-        Ok(Batch { b, t, x, y, epoch, name, trained_tokens })
+        Ok(Batch { b, t, x, y, epoch, name, trained_tokens, padding_tokens })
     }
 
     fn state(&self) -> Vec<u8> {

@@ -6,7 +6,6 @@ use nanochat_data::Batches;
 use nanochat_engine::generate::{Engine, GenerateOptions};
 use nanochat_engine::sample::SampleOptions;
 use nanochat_gpt::checkpoint;
-use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -85,6 +84,10 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// Seconds of training steps.
     pub train_s: f64,
+    /// Median seconds of a step of this session; none if it took none.
+    pub step_s: Option<f64>,
+    /// How often a step was planned in this session.
+    pub plans: u64,
 }
 
 fn due(step: u64, every: u64, last: u64) -> bool {
@@ -132,6 +135,7 @@ pub fn run(
         }
         let rates = recipe.schedule.at(step);
         let report = trainer.step(step, run.train, recipe.accumulation, &rates)?;
+        progress.totals.push(&report);
         let smooth = progress.smooth.push(report.loss);
         progress.step += 1;
         let eta = pace.push(report.dt_s, last - progress.step);
@@ -142,7 +146,13 @@ pub fn run(
     }
     progress.train_s = pace.train_s;
     let checkpoint = checkpoint::step_dir(run.dir, progress.step);
-    Ok(Outcome { progress, checkpoint, train_s: pace.train_s })
+    Ok(Outcome {
+        progress,
+        checkpoint,
+        train_s: pace.train_s,
+        step_s: pace.median(),
+        plans: trainer.plans(),
+    })
 }
 
 fn validate(
@@ -153,8 +163,7 @@ fn validate(
     out: &mut dyn Observer,
 ) -> Result<()> {
     let (b, t) = (run.recipe.device_batch_size, run.recipe.config.sequence_len);
-    let plan = StepPlan::new(trainer.model.config(), b, t, Mode::Eval);
-    let buffers = plan.views(trainer.arena());
+    let buffers = trainer.eval_buffers(b, t)?;
     let n = (run.cadence.eval_tokens / (b * t)).max(1);
     let mut batches = (run.val)()?;
     let sum = bpb::evaluate(trainer.be, trainer.model, &buffers, batches.as_mut(), n, token_bytes)?;

@@ -27,6 +27,19 @@ pub enum Error {
         /// What is wrong, and what would do.
         detail: String,
     },
+    /// Not even the smallest micro batch fits.
+    #[error(
+        "training needs {need} bytes with {batch_size} row(s) a micro batch, {budget} may be used: \
+         free memory, raise the limit, or take a smaller model or a shorter --max-seq-len"
+    )]
+    Memory {
+        /// The smallest micro batch.
+        batch_size: usize,
+        /// Bytes of training with it.
+        need: u64,
+        /// Bytes that may be planned for.
+        budget: u64,
+    },
     /// A checkpoint that does not belong to this run.
     #[error("cannot resume: {what} differs: the checkpoint has {have}, this run {want}")]
     Resume {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`step`] | THE PAGE: gradients of the micro batches, then the optimizer |
 //! | [`recipe`] | every value of a base run, from `--depth` and the scaling laws |
+//! | [`batch_size`] | rows of a micro batch: memory by arithmetic, speed by a short probe |
 //! | [`schedule`] | learning rate, momentum and weight decay over the steps |
 //! | [`optim`] | parameter groups, rates, state |
 //! | [`base`], [`sft`] | what feeds the step, and what happens between steps |
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base;
+pub mod batch_size;
 pub mod error;
 pub mod eval;
 pub mod metrics;

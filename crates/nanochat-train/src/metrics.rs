@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::step::StepReport;
@@ -81,13 +82,38 @@ impl SmoothLoss {
     }
 }
 
+/// What went through the model over a whole run, earlier sessions included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Tokens, padding included.
+    pub tokens: u64,
+    /// Targets that counted.
+    pub trained_tokens: u64,
+    /// Tokens that only filled rows.
+    pub padding_tokens: u64,
+    /// Seconds spent laying out and allocating memory.
+    pub plan_s: f64,
+}
+
+impl Totals {
+    /// Takes a step in.
+    pub fn push(&mut self, r: &StepReport) {
+        self.tokens += r.tokens as u64;
+        self.trained_tokens += r.trained_tokens as u64;
+        self.padding_tokens += r.padding_tokens as u64;
+        self.plan_s += r.plan_s;
+    }
+}
+
 /// Pace of a run: seconds spent, seconds left.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Pace {
     /// Seconds of training, steps only, earlier sessions included.
     pub train_s: f64,
     steps: u64,
     steady_s: f64,
+    /// Seconds of each step of this session.
+    all: Vec<f64>,
 }
 
 /// Steps that are left out of the average: caches are cold.
@@ -103,11 +129,19 @@ impl Pace {
     pub fn push(&mut self, dt_s: f64, left: u64) -> f64 {
         self.train_s += dt_s;
         self.steps += 1;
+        self.all.push(dt_s);
         if self.steps <= COLD_STEPS {
             return dt_s * left as f64;
         }
         self.steady_s += dt_s;
         self.steady_s / (self.steps - COLD_STEPS) as f64 * left as f64
+    }
+
+    /// Median seconds of a step of this session.
+    pub fn median(&self) -> Option<f64> {
+        let mut all = self.all.clone();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
     }
 }
 
@@ -133,12 +167,30 @@ pub fn step_line(step: u64, of: u64, loss: f64, lrm: f64, r: &StepReport, eta_s:
     )
 }
 
+/// The step line of finetuning: trained tokens are what counts, and padding is what does not.
+pub fn sft_step_line(
+    step: u64,
+    of: u64,
+    loss: f64,
+    lrm: f64,
+    r: &StepReport,
+    eta_s: f64,
+) -> String {
+    format!(
+        "{} | trained tokens/sec: {:.0} | padding {:.1}%",
+        step_line(step, of, loss, lrm, r, eta_s),
+        r.trained_tokens as f64 / r.dt_s,
+        100.0 * r.padding_tokens as f64 / r.tokens.max(1) as f64,
+    )
+}
+
 /// The row of a step in `metrics.jsonl`.
 pub fn step_row(stage: &str, step: u64, smooth: f64, lrm: f64, r: &StepReport, s: f64) -> Value {
     json!({
         "kind": "step", "stage": stage, "step": step, "loss": r.loss, "smooth_loss": smooth,
         "lr_multiplier": lrm, "dt_ms": 1e3 * r.dt_s, "data_ms": 1e3 * r.data_s,
         "tokens": r.tokens, "trained_tokens": r.trained_tokens,
+        "padding_tokens": r.padding_tokens, "plan_ms": 1e3 * r.plan_s,
         "tokens_per_sec": r.tokens as f64 / r.dt_s, "epoch": r.epoch, "train_s": s,
     })
 }

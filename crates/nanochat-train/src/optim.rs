@@ -4,7 +4,7 @@
 use nanochat_compute::ops::{AdamW, Muon};
 use nanochat_compute::{Backend, DType, Tensor};
 use nanochat_gpt::Nano;
-use nanochat_gpt::nano::table::{Group, Row};
+use nanochat_gpt::nano::table::{Group, Row, Table};
 use nanochat_gpt::weights::{Named, Reader};
 use serde::{Deserialize, Serialize};
 
@@ -107,9 +107,9 @@ impl Optimizer {
     }
 
     /// Floats of scratch that [`Optimizer::step`] needs: Muon's largest matrix.
-    pub fn scratch_len(model: &Nano) -> usize {
+    pub fn scratch_len(table: &Table) -> usize {
         let muon = |row: &Row| shape_of(row, 0.0, 0.0, 0.0).scratch_len();
-        let matrices = model.table().rows().iter().filter(|r| r.group == Group::Matrix);
+        let matrices = table.rows().iter().filter(|r| r.group == Group::Matrix);
         matrices.map(muon).max().unwrap_or(0)
     }
 

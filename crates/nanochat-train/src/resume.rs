@@ -8,7 +8,7 @@ use nanochat_gpt::weights::Reader;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::metrics::SmoothLoss;
+use crate::metrics::{SmoothLoss, Totals};
 use crate::step::Trainer;
 use crate::{Error, Result};
 
@@ -35,6 +35,9 @@ pub struct TrainerState {
     /// Share of one pass over the data.
     #[serde(default)]
     pub share: f64,
+    /// Tokens so far.
+    #[serde(default)]
+    pub totals: Totals,
 }
 
 /// What a loop carries from step to step beside the trainer.
@@ -52,6 +55,8 @@ pub struct Progress {
     pub min_val_bpb: Option<f64>,
     /// Share of one pass over the data that an SFT run has served; 1 from then on.
     pub share: f64,
+    /// Tokens so far.
+    pub totals: Totals,
 }
 
 /// Names a run's settings and place.
@@ -83,6 +88,7 @@ pub fn save(
         train_s: progress.train_s,
         min_val_bpb: progress.min_val_bpb,
         share: progress.share,
+        totals: progress.totals,
     };
     let meta = Meta {
         format: FORMAT,
@@ -135,6 +141,7 @@ pub fn restore(
         val_bpb: meta.val_bpb,
         min_val_bpb: state.min_val_bpb,
         share: state.share,
+        totals: state.totals,
     })
 }
 

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nanochat_data::Batches;
 use nanochat_gpt::checkpoint;
-use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Result;
 use crate::base::Outcome;
 use crate::eval::bpb;
-use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
+use crate::metrics::{LineKind, Observer, Pace, sft_step_line, step_row};
 use crate::optim::LearningRates;
 use crate::resume::{self, Identity, Progress};
 use crate::schedule::SftSchedule;
@@ -110,6 +109,7 @@ pub fn run(
         let rates = recipe.schedule.at(step, share);
         let report = trainer.step(step, run.train, recipe.accumulation, &rates)?;
         progress.share = share_of_pass(run.train, report.epoch, progress.share);
+        progress.totals.push(&report);
         let smooth = progress.smooth.push(report.loss);
         progress.step += 1;
         let of = recipe
@@ -117,12 +117,18 @@ pub fn run(
             .unwrap_or_else(|| (progress.step as f64 / progress.share.max(1e-6)).round() as u64);
         let eta = pace.push(report.dt_s, of.saturating_sub(progress.step));
         let lrm = rates.lr_multiplier;
-        out.line(LineKind::Step, &step_line(progress.step, of, smooth, lrm, &report, eta));
+        out.line(LineKind::Step, &sft_step_line(progress.step, of, smooth, lrm, &report, eta));
         out.row(step_row("sft", progress.step, smooth, lrm, &report, pace.train_s))?;
     }
     progress.train_s = pace.train_s;
     let checkpoint = checkpoint::step_dir(run.dir, progress.step);
-    Ok(Outcome { progress, checkpoint, train_s: pace.train_s })
+    Ok(Outcome {
+        progress,
+        checkpoint,
+        train_s: pace.train_s,
+        step_s: pace.median(),
+        plans: trainer.plans(),
+    })
 }
 
 fn validate(
@@ -132,8 +138,7 @@ fn validate(
     out: &mut dyn Observer,
 ) -> Result<()> {
     let (b, t) = (run.recipe.device_batch_size, run.recipe.max_seq_len);
-    let plan = StepPlan::new(trainer.model.config(), b, t, Mode::Eval);
-    let buffers = plan.views(trainer.arena());
+    let buffers = trainer.eval_buffers(b, t)?;
     let n = (run.recipe.eval_tokens / (b * t)).max(1);
     let mut batches = (run.val)()?;
     let (be, model) = (trainer.be, trainer.model);

@@ -3,10 +3,15 @@
 
 use std::time::Instant;
 
+use nanochat_compute::ops::HeadLoss;
 use nanochat_compute::{Backend, DType, Tensor};
 use nanochat_data::{Batch, Batches};
-use nanochat_gpt::Nano;
 use nanochat_gpt::nano::buffers::{Buffers, Mode, StepPlan};
+use nanochat_gpt::nano::count::state_bytes;
+use nanochat_gpt::nano::table::Table;
+use nanochat_gpt::{GptConfig, Nano};
+
+use serde::{Deserialize, Serialize};
 
 use crate::optim::Optimizer;
 use crate::schedule::Rates;
@@ -23,7 +28,21 @@ pub struct Trainer<'a> {
     grads: Tensor,
     arena: Tensor,
     buffers: Buffers,
+    mode: StepMode,
     plans: u64,
+    /// Micro steps taken.
+    steps: u64,
+}
+
+/// How a step gets its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepMode {
+    /// Planned once for a shape, then run again and again in the same memory.
+    #[default]
+    Compiled,
+    /// Planned and allocated for each micro batch, as an eager framework does: the baseline.
+    Eager,
 }
 
 /// What a step did.
@@ -35,26 +54,50 @@ pub struct StepReport {
     pub tokens: usize,
     /// Targets that counted.
     pub trained_tokens: usize,
+    /// Tokens that only filled rows.
+    pub padding_tokens: usize,
     /// Seconds.
     pub dt_s: f64,
     /// Seconds of it spent waiting for data.
     pub data_s: f64,
+    /// Seconds of it spent laying out and allocating memory: 0 for static shapes.
+    pub plan_s: f64,
     /// Pass over the data.
     pub epoch: u64,
 }
 
-/// Bytes of training a model on B rows of T: what the arena takes, and all else.
-#[derive(Clone, Copy, Debug)]
+/// Bytes of training a model on B rows of T, by arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes {
     /// Parameters, gradients, optimizer state.
     pub state: usize,
     /// Activations and scratch.
     pub arena: usize,
+    /// What the device keeps for its operations, at most.
+    pub workspace: usize,
+}
+
+impl Bytes {
+    /// Of a model that is not there yet.
+    pub fn of(be: &dyn Backend, config: &GptConfig, b: usize, t: usize) -> Self {
+        let (n, c) = (b * t, config.n_embd);
+        let head = HeadLoss { n, c, v: config.vocab_size, softcap: 0.0, grad_scale: 0.0 };
+        // The widest operand of a product: the MLP's hidden rows, in the gradient of its weight.
+        let workspace = be.workspace_bytes(&head, 4 * n * c);
+        let plan = StepPlan::new(config, b, t, Mode::Train);
+        let arena = arena_bytes(&plan, &Table::new(config));
+        Self { state: state_bytes(config), arena, workspace }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> usize {
+        self.state + self.arena + self.workspace
+    }
 }
 
 /// The arena serves the step's activations and, when they are dead, Muon's scratch.
-fn arena_bytes(plan: &StepPlan, model: &Nano) -> usize {
-    plan.bytes().max(4 * Optimizer::scratch_len(model))
+fn arena_bytes(plan: &StepPlan, table: &Table) -> usize {
+    plan.bytes().max(4 * Optimizer::scratch_len(table))
 }
 
 impl<'a> Trainer<'a> {
@@ -67,26 +110,37 @@ impl<'a> Trainer<'a> {
         t: usize,
     ) -> Result<Self> {
         let plan = StepPlan::new(model.config(), b, t, Mode::Train);
-        let arena = be.alloc(arena_bytes(&plan, model).div_ceil(4), DType::F32)?;
+        let arena = be.alloc(arena_bytes(&plan, model.table()).div_ceil(4), DType::F32)?;
         let buffers = plan.views(&arena);
         let grads = be.alloc(model.table().len(), DType::F32)?;
-        Ok(Self { be, model, optim, grads, arena, buffers, plans: 1 })
+        let mode = StepMode::Compiled;
+        Ok(Self { be, model, optim, grads, arena, buffers, mode, plans: 1, steps: 0 })
     }
 
-    /// Bytes held: exact, by arithmetic.
+    /// The same trainer, stepping in this mode.
+    pub fn with_mode(self, mode: StepMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Bytes held: exact but for the workspace, which is at most this.
     pub fn bytes(&self) -> Bytes {
-        let state = nanochat_gpt::nano::count::state_bytes(self.model.config());
-        Bytes { state, arena: self.arena.bytes() }
+        let planned = Bytes::of(self.be, self.model.config(), self.buffers.b, self.buffers.t);
+        Bytes { arena: self.arena.bytes(), ..planned }
     }
 
-    /// How often a step was planned: 1 for static shapes.
+    /// How often a step was planned: 1 for static shapes in a compiled step.
     pub fn plans(&self) -> u64 {
         self.plans
     }
 
-    /// The arena, free between steps.
-    pub fn arena(&self) -> &Tensor {
-        &self.arena
+    /// Buffers of an evaluation of B rows of T: in the arena, which is free between steps, or beside it
+    /// where it is too small.
+    pub fn eval_buffers(&self, b: usize, t: usize) -> Result<Buffers> {
+        let plan = StepPlan::new(self.model.config(), b, t, Mode::Eval);
+        if plan.bytes() <= self.arena.bytes() {
+            return Ok(plan.views(&self.arena));
+        }
+        Ok(plan.views(&plan.layout().allocate(self.be)?))
     }
 
     /// Gradients of the last step, before the optimizer has used them up.
@@ -110,8 +164,10 @@ impl<'a> Trainer<'a> {
             loss: 0.0,
             tokens: 0,
             trained_tokens: 0,
+            padding_tokens: 0,
             dt_s: 0.0,
             data_s: 0.0,
+            plan_s: 0.0,
             epoch: 0,
         };
         self.be.fill(&self.grads, 0.0)?;
@@ -119,6 +175,10 @@ impl<'a> Trainer<'a> {
             let waiting = Instant::now();
             let batch = batches.next_batch()?;
             report.data_s += waiting.elapsed().as_secs_f64();
+            let planning = Instant::now();
+            if self.fit(batch.b, batch.t)? {
+                report.plan_s += planning.elapsed().as_secs_f64();
+            }
             let loss = self.micro_step(&batch, accumulation)?;
             if !loss.is_finite() {
                 return Err(Error::NotFinite { step, micro_step, batch: batch.name, loss });
@@ -126,9 +186,10 @@ impl<'a> Trainer<'a> {
             report.loss += loss / accumulation as f64;
             report.tokens += batch.x.len();
             report.trained_tokens += batch.trained_tokens;
+            report.padding_tokens += batch.padding_tokens;
             report.epoch = batch.epoch;
         }
-        let scratch = self.arena.slice(0..Optimizer::scratch_len(self.model));
+        let scratch = self.arena.slice(0..Optimizer::scratch_len(self.model.table()));
         self.optim.step(self.be, self.model, &self.grads, &scratch, rates)?;
         report.dt_s = start.elapsed().as_secs_f64();
         Ok(report)
@@ -136,9 +197,9 @@ impl<'a> Trainer<'a> {
 
     /// Adds the gradients of one batch; returns its mean loss over trained targets.
     fn micro_step(&mut self, batch: &Batch, accumulation: usize) -> Result<f64> {
-        self.fit(batch.b, batch.t)?;
         self.buffers.tokens.write_i32(&batch.x)?;
         self.buffers.targets.write_i32(&batch.y)?;
+        self.steps += 1;
         let counted = batch.trained_tokens.max(1) as f64;
         let scale = 1.0 / (counted * accumulation as f64);
         let losses =
@@ -146,18 +207,30 @@ impl<'a> Trainer<'a> {
         Ok(losses.iter().map(|&l| f64::from(l)).sum::<f64>() / counted)
     }
 
-    /// Plans anew when a batch has another shape (dynamic batching only).
-    fn fit(&mut self, b: usize, t: usize) -> Result<()> {
-        if (self.buffers.b, self.buffers.t) == (b, t) {
-            return Ok(());
+    /// Plans anew when a batch has another shape (dynamic batching), and always in an eager step, which
+    /// knows nothing of the batch before; true when it did.
+    fn fit(&mut self, b: usize, t: usize) -> Result<bool> {
+        let fits = (self.buffers.b, self.buffers.t) == (b, t);
+        let fresh = self.mode == StepMode::Eager && self.steps > 0;
+        if fits && !fresh {
+            return Ok(false);
         }
         let plan = StepPlan::new(self.model.config(), b, t, Mode::Train);
-        let need = arena_bytes(&plan, self.model).div_ceil(4);
-        if need > self.arena.len() {
+        let need = arena_bytes(&plan, self.model.table()).div_ceil(4);
+        if need > self.arena.len() || self.mode == StepMode::Eager {
+            self.drop_arena()?;
             self.arena = self.be.alloc(need, DType::F32)?;
         }
         self.buffers = plan.views(&self.arena);
         self.plans += 1;
+        Ok(true)
+    }
+
+    /// The old arena goes before the new one comes.
+    fn drop_arena(&mut self) -> Result<()> {
+        let least = StepPlan::new(self.model.config(), 1, 1, Mode::Train);
+        self.arena = least.layout().allocate(self.be)?;
+        self.buffers = least.views(&self.arena);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use nanochat_gpt::weights::Named;
 use nanochat_train::Error;
 use nanochat_train::optim::{LearningRates, Optimizer};
 use nanochat_train::schedule::{BaseSchedule, Rates};
-use nanochat_train::step::Trainer;
+use nanochat_train::step::{Bytes, Trainer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tiny::{Given, batch, bits, fixture, floats, json, params};
@@ -239,7 +239,7 @@ fn a_trainer_holds_the_bytes_it_says() {
     let rows: usize = model.table().rows().iter().map(|r| 4 * r.len()).sum();
     let gaps = 4 * model.table().len() - rows;
     assert!((moments + 2 * rows..=moments + 2 * rows + 3 * gaps).contains(&trainer.bytes().state));
-    assert_eq!(trainer.bytes().arena, trainer.arena().bytes());
+    assert_eq!(trainer.bytes(), Bytes::of(&Reference, model.config(), 2, 32));
 }
 
 #[test]

@@ -43,6 +43,20 @@ pub struct Global {
 }
 
 impl Global {
+    /// The flags that give another process the same.
+    pub fn arguments(&self) -> Vec<String> {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map_or_else(|| "auto".into(), |v| v.get_name().to_owned())
+        };
+        vec![
+            format!("--device={}", name(&|| self.device.to_possible_value())),
+            format!("--threads={}", self.threads),
+            format!("--dtype={}", name(&|| self.dtype.to_possible_value())),
+            format!("--simd={}", name(&|| self.simd.to_possible_value())),
+            format!("--seed={}", self.seed),
+        ]
+    }
+
     /// Opens the device. Errors: the machine lacks the instructions of `--simd`.
     pub fn backend(&self) -> Result<Cpu> {
         let precision = match self.dtype {

@@ -34,16 +34,32 @@ impl Machine {
     /// This machine, with the device that the flags choose.
     pub fn here(global: &Global) -> Result<Self> {
         let cpu = global.backend()?;
+        let (name, memory_bytes) = device();
         Ok(Self {
-            cpu: proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
+            cpu: name,
             backend: nanochat_compute::Backend::name(&cpu),
             threads: cpu.threads(),
-            memory_bytes: proc_field("/proc/meminfo", "MemTotal")
-                .and_then(|t| kib(&t))
-                .unwrap_or(0),
+            memory_bytes,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         })
     }
+}
+
+/// Name of the CPU and bytes of memory: what timings belong to.
+pub fn device() -> (String, u64) {
+    let cpu = proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());
+    let memory = proc_field("/proc/meminfo", "MemTotal").and_then(|t| kib(&t));
+    (cpu, memory.unwrap_or(0))
+}
+
+/// The program's version and what tells this build from another: the size and age of its file.
+pub fn build() -> String {
+    let file = std::env::current_exe().and_then(std::fs::metadata);
+    let stamp = file.ok().map_or_else(String::new, |m| {
+        let time = m.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        format!("+{}.{}", m.len(), time.map_or(0, |d| d.as_millis()))
+    });
+    format!("{VERSION}{stamp}")
 }
 
 /// Most memory that the process has held so far, bytes; 0 where the system does not say.

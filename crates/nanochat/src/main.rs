@@ -1,19 +1,23 @@
 //! nanochat: train a tokenizer, pretrain a GPT, finetune it, evaluate it, and chat with it.
 //!
 //! `cli` the commands and flags | `cmd` one file a command | `figures` numbers as people read them |
+//! `batch` rows of a micro batch | `memory` what this process may still have |
 //! `run_dir` where a run keeps its files |
-//! `pipeline` the stages |
+//! `pipeline` the stages | `stage` what a stage says of itself |
 //! `screen` what a person sees while it goes | `machine` what it runs on | `report` what it reached
 #![forbid(unsafe_code)]
 
+mod batch;
 mod cli;
 mod cmd;
 mod figures;
 mod machine;
+mod memory;
 mod pipeline;
 mod report;
 mod run_dir;
 mod screen;
+mod stage;
 
 use clap::Parser;
 use std::process::ExitCode;

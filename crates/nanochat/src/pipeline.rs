@@ -10,6 +10,9 @@ use nanochat_data::{
     Batches, Batching, ConversationList, Dataset, Loader, LoaderConfig, Mixture, PackConfig,
     Packer, Policy, Prefetch, Split, TooLong, conversations,
 };
+use nanochat_gpt::model::Decoder;
+use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::nano::recompute::Recompute;
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_tokenizer::chat::{Content, Conversation, Part};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
@@ -18,7 +21,7 @@ use nanochat_train::optim::Optimizer;
 use nanochat_train::recipe::Recipe;
 use nanochat_train::resume;
 use nanochat_train::sft::{SftRecipe, SftRun};
-use nanochat_train::step::Trainer;
+use nanochat_train::step::{StepMode, Trainer};
 use nanochat_train::{base, sft};
 
 use crate::run_dir::RunDir;
@@ -103,7 +106,7 @@ const VALIDATION_ONE_IN: usize = 50;
 
 impl Talks {
     /// Training and validation conversations.
-    fn split(&self, screen: &mut Screen) -> Result<(ConversationList, ConversationList)> {
+    pub fn split(&self, screen: &mut Screen) -> Result<(ConversationList, ConversationList)> {
         match self {
             Talks::Starter { seed, conversations } => {
                 let starter = Starter::new(*seed);
@@ -239,30 +242,29 @@ fn one_pass(val: &Dataset, tokenizer: &Tokenizer, most: usize) -> Result<usize> 
     Ok(tokens)
 }
 
-/// Pretrains in the run's `base` folder.
+/// Pretrains in the run's `base` folder on training and validation documents.
 pub fn train_base(
     be: &dyn Backend,
     run: &RunDir,
     tokenizer: &Tokenizer,
     recipe: &Recipe,
     cadence: &Cadence,
-    corpus: &Corpus,
+    (train, val): &(Dataset, Dataset),
     options: StageOptions,
 ) -> Result<Outcome> {
     let dir = run.join("base");
     let mut screen = Screen::open_log(run)?;
     let resume = resume_from(&dir, options.resume, &mut screen)?;
     screen.metrics(run, "base", step_of(&resume)? + 1)?;
-    let (train, val) = corpus.split()?;
     let (b, t) = (recipe.device_batch_size, recipe.config.sequence_len);
     let config = LoaderConfig::new(b, t);
     let mut cadence = cadence.clone();
     if !options.eval_tokens_given {
-        cadence.eval_tokens = one_pass(&val, tokenizer, cadence.eval_tokens)?;
+        cadence.eval_tokens = one_pass(val, tokenizer, cadence.eval_tokens)?;
     }
-    let mut batches = Prefetch::new(Loader::new(&train, tokenizer.clone(), config)?, AHEAD);
+    let mut batches = Prefetch::new(Loader::new(train, tokenizer.clone(), config)?, AHEAD);
     let mut fresh = || -> nanochat_train::Result<Box<dyn Batches>> {
-        Ok(Box::new(Loader::new(&val, tokenizer.clone(), config)?))
+        Ok(Box::new(Loader::new(val, tokenizer.clone(), config)?))
     };
     let model = match &resume {
         Some(step) => checkpoint::load(be, step)?.0,
@@ -307,13 +309,22 @@ pub struct StageOptions {
     pub eval_tokens_given: bool,
 }
 
-/// How SFT packs its rows.
+/// How SFT makes its rows, and how its step gets its memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Packing {
     /// How rows are made.
     pub batching: Batching,
     /// What happens to long conversations.
     pub too_long: TooLong,
+    /// How a step gets its memory.
+    pub step: StepMode,
+}
+
+impl Packing {
+    /// True when every micro batch has the same shape and is planned once.
+    pub fn is_static(&self) -> bool {
+        self.step == StepMode::Compiled && self.batching != Batching::Dynamic
+    }
 }
 
 /// Finetunes `from` (a step of a base run) in the run's `sft` folder.
@@ -324,7 +335,7 @@ pub fn train_sft(
     tokenizer: &Tokenizer,
     from: &Path,
     recipe: &SftRecipe,
-    talks: &Talks,
+    (train, val): (ConversationList, ConversationList),
     packing: Packing,
     options: StageOptions,
 ) -> Result<Outcome> {
@@ -338,7 +349,6 @@ pub fn train_sft(
         too_long: packing.too_long,
         ..PackConfig::new(b, t)
     };
-    let (train, val) = talks.split(&mut screen)?;
     let mixture = Mixture::new(vec![(Box::new(train), 1)])?;
     let val = std::sync::Arc::new(val);
     let packer = Packer::new(mixture, tokenizer.clone(), config)?;
@@ -353,7 +363,7 @@ pub fn train_sft(
         bail!("{} was trained with another tokenizer", from.display());
     }
     let optim = Optimizer::new(be, &model, recipe.rates)?;
-    let mut trainer = Trainer::new(be, &model, optim, b, t)?;
+    let mut trainer = Trainer::new(be, &model, optim, b, t)?.with_mode(packing.step);
     if resume.is_none() && from.join("optimizer.safetensors").exists() {
         // SFT begins with base's moments.
         let t = resume::trainer_state(from, &meta)?.optimizer_t;
@@ -375,7 +385,12 @@ pub fn train_sft(
         val: &mut fresh,
         resume,
     };
-    sft::run(sft, &mut trainer, &mut screen).context("finetuning stopped")
+    let outcome = sft::run(sft, &mut trainer, &mut screen).context("finetuning stopped")?;
+    if packing.is_static() && outcome.plans != 1 {
+        let plans = outcome.plans;
+        bail!("a step of one shape was planned {plans} times: this is a fault of the program");
+    }
+    Ok(outcome)
 }
 
 /// A task that several mixtures read.
@@ -397,4 +412,18 @@ impl nanochat_data::Task for Shared {
     fn fingerprint(&self) -> String {
         self.0.fingerprint()
     }
+}
+
+/// A model's decoder: with a KV cache, or running whole rows each time.
+pub fn decoder<'m>(
+    be: &'m dyn Backend,
+    model: &'m Nano,
+    max_len: usize,
+    kv_cache: bool,
+) -> Result<Box<dyn Decoder + 'm>> {
+    Ok(if kv_cache {
+        Box::new(NanoDecoder::new(be, model, max_len)?)
+    } else {
+        Box::new(Recompute::new(be, model, max_len)?)
+    })
 }

@@ -48,9 +48,10 @@ impl PackedWeights {
         role: Role,
         s: &MatMul,
     ) -> Result<()> {
-        Ok(match self.all.get(&role) {
+        match self.all.get(&role) {
             Some(w) => be.matmul_packed(out, x, w, s)?,
             None => be.matmul(out, x, &model.param(role).slice(0..s.n * s.k), s)?,
-        })
+        }
+        Ok(())
     }
 }

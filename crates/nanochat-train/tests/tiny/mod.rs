@@ -91,7 +91,8 @@ impl Given {
 /// A batch of these ids and targets.
 pub fn batch(b: usize, x: Vec<i32>, y: Vec<i32>) -> Batch {
     let trained_tokens = y.iter().filter(|&&y| y >= 0).count();
-    Batch { b, t: x.len() / b, x, y, epoch: 1, name: "given rows".into(), trained_tokens }
+    let (t, name) = (x.len() / b, "given rows".into());
+    Batch { b, t, x, y, epoch: 1, name, trained_tokens, padding_tokens: 0 }
 }
 
 impl Batches for Given {

@@ -1,5 +1,9 @@
 //! `nanochat bench`: how fast the parts run on this machine. Standard output ends with one JSON object.
 
+mod batch_size;
+mod child;
+pub mod infer;
+pub mod model;
 mod ops;
 mod train;
 
@@ -7,6 +11,9 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::cli::Global;
+pub use batch_size::BatchBench;
+use infer::InferBench;
+use model::ModelFlags;
 
 /// What to time.
 #[derive(Subcommand)]
@@ -17,29 +24,18 @@ pub enum BenchCommand {
     Ops(OpsBench),
     /// Tokenizer: training, encoding, decoding.
     Tokenizer(TokenizerBench),
+    /// The automatic batch size: choice, memory as predicted and measured, every batch's speed.
+    BatchSize(BatchBench),
+    /// Generation with a KV cache and without one, over batch sizes.
+    Infer(InferBench),
 }
 
 /// Flags of `bench train`.
 #[derive(Args, Clone, Debug)]
 pub struct TrainBench {
-    /// Layers.
-    #[arg(long, default_value_t = 6)]
-    pub depth: usize,
-    /// Width per layer.
-    #[arg(long, default_value_t = 64)]
-    pub aspect_ratio: usize,
-    /// Channels of a head.
-    #[arg(long, default_value_t = 64)]
-    pub head_dim: usize,
-    /// Letters S and L.
-    #[arg(long, default_value = "L")]
-    pub window_pattern: String,
-    /// T.
-    #[arg(long, default_value_t = 512)]
-    pub max_seq_len: usize,
-    /// V.
-    #[arg(long, default_value_t = 32768)]
-    pub vocab_size: usize,
+    /// What is trained.
+    #[command(flatten)]
+    pub model: ModelFlags,
     /// Rows of a micro batch.
     #[arg(long, default_value_t = 32)]
     pub device_batch_size: usize,
@@ -82,6 +78,8 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::Train(args) => train::run(args, global),
         BenchCommand::Ops(args) => ops::run(args, global),
         BenchCommand::Tokenizer(args) => tokenizer(args, global),
+        BenchCommand::BatchSize(args) => batch_size::run(args, global),
+        BenchCommand::Infer(args) => infer::run(args, global),
     }
 }
 

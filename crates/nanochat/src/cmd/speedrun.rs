@@ -8,30 +8,37 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
+use nanochat_compute::eager::Eager;
 use nanochat_compute::ops::MatMul;
 use nanochat_data::starter::{Starter, TestKind};
+use nanochat_data::{Batching, TooLong};
 use nanochat_engine::session::{ChatOptions, Event, Session};
+use nanochat_engine::{Diversity, Engine, FirstToken, GenerateOptions, SampleOptions};
 use nanochat_gpt::checkpoint;
-use nanochat_gpt::nano::buffers::{Mode, StepPlan};
+use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::count::{ParamCount, state_bytes};
-use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_tokenizer::chat::{Content, Conversation, Message, Role, render_for_completion};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
-use nanochat_train::base::Cadence;
+use nanochat_train::base::{Cadence, Outcome};
+use nanochat_train::batch_size::Job;
 use nanochat_train::eval::held_out::{self, Score};
 use nanochat_train::optim::LearningRates;
 use nanochat_train::recipe::{Ask, Recipe};
 use nanochat_train::schedule::SftSchedule;
 use nanochat_train::sft::SftRecipe;
+use nanochat_train::step::{Bytes, StepMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::train::{CadenceFlags, RecipeFlags, bad_rows, starter_documents};
+use super::train::{BASELINE_BATCH, CadenceFlags, RecipeFlags, bad_rows, starter_documents};
+use crate::batch::{self, BatchFlags, Wanted};
 use crate::cli::Global;
 use crate::figures::thousands;
 use crate::machine::{self, Machine};
 use crate::pipeline::{self, Corpus, Packing, StageOptions, Talks};
 use crate::run_dir::{RunDir, base_dir};
 use crate::screen::Screen;
+use crate::stage::{Optimizations, Stage};
 
 /// Sizes of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -77,12 +84,19 @@ pub struct SpeedrunArgs {
     /// Goes on with the run (--run, else the one that changed last) where it stopped.
     #[arg(long)]
     pub resume: bool,
+    /// All four optimizations off: 4 rows a micro batch, an eager SFT step on padded rows, no KV cache, one
+    /// first token for all samples. For comparisons.
+    #[arg(long)]
+    pub baseline: bool,
     /// Prints the plan - parameters, bytes, tokens, FLOPs, time - and does nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Sizes, steps and rates.
     #[command(flatten)]
     pub recipe: RecipeFlags,
+    /// How the rows of a micro batch are chosen.
+    #[command(flatten)]
+    pub batch: BatchFlags,
     /// Evaluations, samples, checkpoints.
     #[command(flatten)]
     pub cadence: CadenceFlags,
@@ -98,6 +112,10 @@ struct Plan {
     skip_bad: bool,
     vocab_size: usize,
     ask: Ask,
+    #[serde(default)]
+    batch: BatchFlags,
+    #[serde(default)]
+    baseline: bool,
     cadence: Cadence,
     sft_iterations: u64,
     sft_lr_frac: f64,
@@ -117,7 +135,6 @@ impl Plan {
             window_pattern: "L".into(),
             vocab_size,
             num_iterations: Some(if tiny { 20 } else { 1200 }),
-            device_batch_size: Some(8),
             total_batch_size: Some(if tiny { 512 } else { 2048 }),
             rates: LearningRates {
                 embedding: 3.39,
@@ -157,6 +174,8 @@ impl Plan {
             skip_bad: args.skip_bad,
             vocab_size,
             ask: args.recipe.over(ask),
+            batch: args.batch,
+            baseline: args.baseline,
             cadence: args.cadence.over(cadence),
             sft_iterations: args.sft_iterations.unwrap_or(if tiny { 10 } else { 400 }),
             sft_lr_frac: 0.045,
@@ -183,11 +202,34 @@ impl Plan {
         }
     }
 
-    fn sft(&self, recipe: &Recipe) -> SftRecipe {
+    /// Where a stage's batch comes from.
+    fn wanted(&self, resumed: Option<usize>) -> Wanted {
+        let given = self.ask.device_batch_size;
+        match (given, resumed) {
+            (None, None) if self.baseline => Wanted::UpTo(BASELINE_BATCH),
+            _ => Wanted::of(given, resumed, &self.batch, 32),
+        }
+    }
+
+    fn packing(&self) -> Packing {
+        let too_long = TooLong::Truncate;
+        if self.baseline {
+            Packing { batching: Batching::Dynamic, too_long, step: StepMode::Eager }
+        } else {
+            Packing { batching: Batching::Packed, too_long, step: StepMode::Compiled }
+        }
+    }
+
+    fn first_token(&self) -> FirstToken {
+        if self.baseline { FirstToken::Broadcast } else { FirstToken::Independent }
+    }
+
+    fn sft(&self, recipe: &Recipe, b: usize) -> SftRecipe {
+        let rows = recipe.total_batch_size / recipe.config.sequence_len;
         SftRecipe {
             max_seq_len: recipe.config.sequence_len,
-            device_batch_size: recipe.device_batch_size,
-            accumulation: recipe.accumulation,
+            device_batch_size: b,
+            accumulation: rows / b,
             num_iterations: Some(self.sft_iterations),
             rates: self.ask.rates,
             schedule: SftSchedule {
@@ -204,14 +246,6 @@ impl Plan {
     }
 }
 
-/// Seconds and tokens of a stage.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Stage {
-    seconds: f64,
-    tokens: f64,
-    tokens_per_sec: f64,
-}
-
 /// The run between its stages: what is done, and how long it took over all sessions.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -219,12 +253,22 @@ struct State {
     val_bpb: Option<f64>,
     peak_rss_bytes: u64,
     decode_tokens_per_sec: Option<f64>,
+    #[serde(default)]
+    diversity: Option<Diversity>,
+    #[serde(default)]
+    optimizations: Optimizations,
 }
 
 const STATE: &str = "stages.json";
 
+/// Samples whose diversity is measured, and their length at most.
+const SAMPLES: usize = 16;
+const SAMPLE_TOKENS: usize = 24;
+
 struct Pipeline<'a> {
     be: &'a dyn Backend,
+    /// What the baseline finetunes with.
+    eager: Option<Eager>,
     plan: Plan,
     recipe: Recipe,
     run: RunDir,
@@ -241,16 +285,10 @@ pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
         return dry_run(&cpu, &plan, &recipe);
     }
     let run = open_run(args, &plan)?;
-    run.write_json(
-        "run.json",
-        &json!({
-            "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
-            "started": machine::unix_seconds(), "machine": Machine::here(global)?,
-            "settings": {"plan": &plan, "recipe": &recipe},
-        }),
-    )?;
     let state = run.read_json(STATE)?.unwrap_or_default();
-    let mut pipeline = Pipeline { be: &cpu, plan, recipe, run, state, resume: args.resume };
+    let eager = if plan.baseline { Some(Eager::new(global.backend()?)) } else { None };
+    let mut pipeline = Pipeline { be: &cpu, eager, plan, recipe, run, state, resume: args.resume };
+    pipeline.record(global)?;
     pipeline.go(global)
 }
 
@@ -297,18 +335,32 @@ impl Pipeline<'_> {
         self.recipe = Recipe::new(&self.plan.ask)?;
         self.print_parameters(&mut screen);
         drop(screen);
-        self.base(&tokenizer)?;
+        self.base(&tokenizer, global)?;
         self.sft(&tokenizer)?;
         let scores = self.evaluate(&tokenizer)?;
         let samples = self.chat(&tokenizer)?;
         self.finish(global, &scores, &samples)
     }
 
-    fn done(&mut self, name: &str, start: Instant, tokens: f64, train_s: f64) -> Result<()> {
-        let seconds = start.elapsed().as_secs_f64();
+    /// Says in run.json what the run is made of.
+    fn record(&self, global: &Global) -> Result<()> {
+        self.run.write_json(
+            "run.json",
+            &json!({
+                "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
+                "started": machine::unix_seconds(), "machine": Machine::here(global)?,
+                "settings": {"plan": &self.plan, "recipe": &self.recipe},
+            }),
+        )
+    }
+
+    fn done(&mut self, name: &str, start: Instant, trained: Option<&Outcome>) -> Result<()> {
         let before = self.state.stages.get(name).map_or(0.0, |s| s.seconds);
-        let tokens_per_sec = if train_s > 0.0 { tokens / train_s } else { 0.0 };
-        let stage = Stage { seconds: before + seconds, tokens, tokens_per_sec };
+        let seconds = before + start.elapsed().as_secs_f64();
+        let stage = match trained {
+            Some(outcome) => Stage::trained(seconds, outcome),
+            None => Stage::untrained(seconds),
+        };
         self.state.stages.insert(name.into(), stage);
         self.state.peak_rss_bytes = self.state.peak_rss_bytes.max(machine::peak_rss_bytes());
         self.run.write_json(STATE, &self.state)
@@ -322,7 +374,7 @@ impl Pipeline<'_> {
         let options = TrainOptions { vocab_size: self.plan.vocab_size, ..TrainOptions::default() };
         let corpus = self.plan.corpus(&self.recipe);
         let tokenizer = pipeline::train_tokenizer(&self.run, &corpus, &options, screen)?;
-        self.done("tokenizer", start, 0.0, 0.0)?;
+        self.done("tokenizer", start, None)?;
         Ok(tokenizer)
     }
 
@@ -338,34 +390,49 @@ impl Pipeline<'_> {
         StageOptions { resume: self.resume, seed, eval_tokens_given: false }
     }
 
-    fn base(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+    /// The rows of a stage's micro batch, chosen, said and noted.
+    fn settle(&mut self, stage: &str, be: &dyn Backend) -> Result<usize> {
+        let resumed = batch::resumed(&self.run.join(stage), self.resume)?;
+        let wanted = self.plan.wanted(resumed);
+        let config = &self.recipe.config;
+        let (t, rows) = (config.sequence_len, self.recipe.total_batch_size / config.sequence_len);
+        let mut screen = Screen::open_log(&self.run)?;
+        let job = Job { config, t, rows };
+        let say = &mut |line: &str| screen.say(line);
+        let (b, choice) = batch::settle(be, &job, wanted, &self.plan.batch, say)?;
+        self.state.optimizations.batch(stage, wanted, b, choice.as_ref());
+        Ok(b)
+    }
+
+    fn base(&mut self, tokenizer: &Tokenizer, global: &Global) -> Result<()> {
         let start = Instant::now();
-        let (run, recipe) = (self.run.clone(), self.recipe.clone());
-        let corpus = self.plan.corpus(&recipe);
+        let run = self.run.clone();
+        let data = self.plan.corpus(&self.recipe).split()?;
+        let b = self.settle("base", self.be)?;
+        self.recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..self.plan.ask.clone() })?;
+        self.record(global)?;
+        let recipe = self.recipe.clone();
         let cadence = &self.plan.cadence;
         let options = self.options();
-        let out =
-            pipeline::train_base(self.be, &run, tokenizer, &recipe, cadence, &corpus, options)?;
+        let out = pipeline::train_base(self.be, &run, tokenizer, &recipe, cadence, &data, options)?;
         self.state.val_bpb = out.progress.val_bpb.or(self.state.val_bpb);
-        self.done("base", start, recipe.tokens(), out.train_s)
+        self.done("base", start, Some(&out))
     }
 
     fn sft(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         let start = Instant::now();
         let run = self.run.clone();
         let from = checkpoint::latest(&run.join("base"))?.0;
-        let recipe = self.plan.sft(&self.recipe);
-        let talks = self.plan.talks(&self.recipe);
-        let packing = Packing {
-            batching: nanochat_data::Batching::Packed,
-            too_long: nanochat_data::TooLong::Truncate,
-        };
+        let data = self.plan.talks(&self.recipe).split(&mut Screen::open_log(&run)?)?;
+        let eager = self.eager.take();
+        let be = eager.as_ref().map_or(self.be, |eager| eager as &dyn Backend);
+        let b = self.settle("sft", be)?;
+        let recipe = self.plan.sft(&self.recipe, b);
+        let packing = self.plan.packing();
+        self.state.optimizations.sft(packing);
         let options = self.options();
-        let out = pipeline::train_sft(
-            self.be, &run, tokenizer, &from, &recipe, &talks, packing, options,
-        )?;
-        let tokens = self.plan.sft_iterations as f64 * self.recipe.total_batch_size as f64;
-        self.done("sft", start, tokens, out.train_s)
+        let out = pipeline::train_sft(be, &run, tokenizer, &from, &recipe, data, packing, options)?;
+        self.done("sft", start, Some(&out))
     }
 
     /// Held-out scores; nothing when the conversations are the user's own.
@@ -379,17 +446,18 @@ impl Pipeline<'_> {
         let (step, _) = checkpoint::latest(&self.run.join("sft"))?;
         let (model, _) = checkpoint::load(self.be, &step)?;
         let starter = Starter::new(self.plan.seed);
-        let mut decoder = NanoDecoder::new(self.be, &model, 2 * model.config().sequence_len)?;
+        let max_len = 2 * model.config().sequence_len;
+        let mut decoder = pipeline::decoder(self.be, &model, max_len, !self.plan.baseline)?;
         let mut scores = Vec::new();
         for kind in TestKind::ALL {
             let items = starter.test(kind, self.plan.eval_items);
-            let score = held_out::evaluate(&mut decoder, tokenizer, kind, &items)?;
+            let score = held_out::evaluate(decoder.as_mut(), tokenizer, kind, &items)?;
             let (share, n) = (100.0 * score.score, items.len());
             screen.say(&format!("held-out {:<16} {share:5.1} % of {n}", score.kind));
             scores.push(score);
         }
         self.run.write_json("scores.json", &scores)?;
-        self.done("eval", start, 0.0, 0.0)?;
+        self.done("eval", start, None)?;
         Ok(scores)
     }
 
@@ -398,7 +466,9 @@ impl Pipeline<'_> {
         let start = Instant::now();
         let (step, _) = checkpoint::latest(&self.run.join("sft"))?;
         let (model, _) = checkpoint::load(self.be, &step)?;
-        let mut decoder = NanoDecoder::new(self.be, &model, 2 * model.config().sequence_len)?;
+        let max_len = 2 * model.config().sequence_len;
+        let kv_cache = !self.plan.baseline;
+        let mut decoder = pipeline::decoder(self.be, &model, max_len, kv_cache)?;
         let mut session = Session::new(tokenizer.clone(), None);
         let options = ChatOptions::default();
         let (mut turns, mut tokens, mut seconds) = (Vec::new(), 0, 0.0);
@@ -411,7 +481,7 @@ impl Pipeline<'_> {
             "Tell me a story about a brave fox.",
         ] {
             let (mut answer, mut tools) = (String::new(), Vec::new());
-            session.say(&mut decoder, question, &options, |event| {
+            session.say(decoder.as_mut(), question, &options, |event| {
                 match event {
                     Event::Text(text) => answer.push_str(&text),
                     Event::ToolCall(call) => tools.push(json!({"call": call, "output": null})),
@@ -436,10 +506,32 @@ impl Pipeline<'_> {
             println!("nanochat: {}\n", answer.trim());
             turns.push(json!({"user": question, "assistant": answer.trim(), "tools": tools}));
         }
-        self.state.decode_tokens_per_sec = (seconds > 0.0).then(|| tokens as f64 / seconds);
+        let rate = (seconds > 0.0).then(|| tokens as f64 / seconds);
+        self.state.decode_tokens_per_sec = rate;
+        if let Some(rate) = rate {
+            Screen::open_log(&self.run)?.say(&format!("decode {rate:.0} tokens/sec"));
+        }
+        self.state.diversity = Some(self.diversity(decoder.as_mut(), tokenizer)?);
+        self.state.optimizations.generation(kv_cache, self.plan.first_token().name());
         self.run.write_json("samples.json", &turns)?;
-        self.done("chat", start, 0.0, 0.0)?;
+        self.done("chat", start, None)?;
         Ok(turns)
+    }
+
+    /// How different samples of one prompt are, at temperature 1.
+    fn diversity(&self, decoder: &mut dyn Decoder, tokenizer: &Tokenizer) -> Result<Diversity> {
+        let content = Content::Text("Tell me a story.".into());
+        let asked = Conversation { messages: vec![Message { role: Role::User, content }] };
+        let prompt = render_for_completion(tokenizer, &asked)?;
+        let options = GenerateOptions {
+            n: SAMPLES,
+            first_token: self.plan.first_token(),
+            ..GenerateOptions::new(SampleOptions::new(1.0, None, self.plan.seed)?, SAMPLE_TOKENS)
+        };
+        decoder.reset();
+        let generation = Engine::new(decoder, tokenizer)?
+            .generate(&prompt, &options, |_| ControlFlow::Continue(()))?;
+        Ok(Diversity::of(generation.rows.iter().map(|r| r.ids.as_slice())))
     }
 
     fn finish(&mut self, global: &Global, scores: &[Score], _turns: &[Value]) -> Result<()> {
@@ -450,13 +542,17 @@ impl Pipeline<'_> {
         let flops = self.recipe.flops_per_token
             * (self.recipe.tokens()
                 + self.plan.sft_iterations as f64 * self.recipe.total_batch_size as f64);
-        let summary = json!({
+        let mut summary = json!({
             "wall_s": wall_s, "peak_rss_bytes": self.state.peak_rss_bytes,
             "stages": self.state.stages, "val_bpb": self.state.val_bpb, "scores": scores,
             "decode_tokens_per_sec": self.state.decode_tokens_per_sec,
+            "diversity": self.state.diversity,
             "machine": Machine::here(global)?, "parameters": n.total, "flops": flops,
             "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
         });
+        if let Value::Object(summary) = &mut summary {
+            self.state.optimizations.write(summary);
+        }
         self.run.write_json("summary.json", &summary)?;
         crate::report::build(&self.run)?;
         let mut screen = Screen::open_log(&self.run)?;
@@ -482,7 +578,7 @@ fn dry_run(be: &dyn Backend, plan: &Plan, recipe: &Recipe) -> Result<()> {
     let config = &recipe.config;
     let n = ParamCount::of(config);
     let (b, t, c) = (recipe.device_batch_size, config.sequence_len, config.n_embd);
-    let arena = StepPlan::new(config, b, t, Mode::Train).bytes();
+    let arena = Bytes::of(be, config, b, t).arena;
     let sft_tokens = plan.sft_iterations as f64 * recipe.total_batch_size as f64;
     let flops = recipe.flops_per_token * (recipe.tokens() + sft_tokens);
     let shape = MatMul::forward(b * t, c, 4 * c);

@@ -6,19 +6,25 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use nanochat_gpt::checkpoint;
+use nanochat_compute::Backend;
+use nanochat_compute::eager::Eager;
+use nanochat_gpt::{GptConfig, checkpoint};
 use nanochat_train::base::{Cadence, Outcome};
+use nanochat_train::batch_size::Job;
 use nanochat_train::optim::LearningRates;
 use nanochat_train::recipe::{Ask, Recipe};
 use nanochat_train::schedule::SftSchedule;
 use nanochat_train::sft::SftRecipe;
+use nanochat_train::step::StepMode;
 use serde_json::{Map, Value, json};
 
+use crate::batch::{self, Wanted};
 use crate::cli::Global;
 use crate::machine;
 use crate::pipeline::{self, Corpus, StageOptions, Talks};
 use crate::run_dir::RunDir;
 use crate::screen::Screen;
+use crate::stage::{Optimizations, Stage};
 
 pub use flags::{BaseArgs, CadenceFlags, RecipeFlags, SftArgs, bad_rows};
 
@@ -64,7 +70,17 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     } else {
         Corpus::Files { paths: args.data.clone(), policy: args.policy() }
     };
+    let data = corpus.split()?;
     let cadence = args.cadence.over(Cadence::default());
+    let cpu = global.backend()?;
+    let (t, rows) = (recipe.config.sequence_len, recipe.total_batch_size / ask.max_seq_len);
+    let job = Job { config: &recipe.config, t, rows };
+    let resumed = batch::resumed(&run.join("base"), args.resume)?;
+    let wanted = Wanted::of(ask.device_batch_size, resumed, &args.batch, 32);
+    let mut screen = Screen::open_log(&run)?;
+    let (b, choice) = batch::settle(&cpu, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
+    drop(screen);
+    let recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..ask })?;
     run.write_json(
         "run.json",
         &json!({
@@ -78,11 +94,10 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
         seed: global.seed,
         eval_tokens_given: args.cadence.eval_tokens.is_some(),
     };
-    let cpu = global.backend()?;
-    let outcome =
-        pipeline::train_base(&cpu, &run, &tokenizer, &recipe, &cadence, &corpus, options)?;
-    let tokens = recipe.total_batch_size;
-    finish(&run, "base", &outcome, tokens, start, global)
+    let outcome = pipeline::train_base(&cpu, &run, &tokenizer, &recipe, &cadence, &data, options)?;
+    let mut optimizations = Optimizations::default();
+    optimizations.batch("base", wanted, b, choice.as_ref());
+    finish(&run, "base", &optimizations, &outcome, start, global)
 }
 
 /// Starter documents for a run of so many tokens: about 110 tokens of each reach a row.
@@ -98,76 +113,109 @@ fn sft(args: &SftArgs, global: &Global) -> Result<()> {
         Some(path) => checkpoint::latest(path)?.0,
         None => checkpoint::latest(&run.join("base"))?.0,
     };
-    let recipe = sft_recipe(args, &from)?;
+    let sizes = SftSizes::new(args, &from)?;
     let talks = if args.data.is_empty() {
         Talks::Starter { seed: global.seed, conversations: args.conversations }
     } else {
         Talks::Files { paths: args.data.clone(), policy: bad_rows(args.skip_bad) }
     };
-    let options = StageOptions { resume: args.resume, seed: global.seed, eval_tokens_given: true };
+    let mut screen = Screen::open_log(&run)?;
+    let data = talks.split(&mut screen)?;
+    let packing = args.packing();
     let cpu = global.backend()?;
-    let outcome = pipeline::train_sft(
-        &cpu,
-        &run,
-        &tokenizer,
-        &from,
-        &recipe,
-        &talks,
-        args.packing(),
-        options,
-    )?;
-    let tokens = recipe.device_batch_size * recipe.max_seq_len * recipe.accumulation;
-    finish(&run, "sft", &outcome, tokens, start, global)
+    let eager;
+    let be: &dyn Backend = match packing.step {
+        StepMode::Compiled => &cpu,
+        StepMode::Eager => {
+            eager = Eager::new(cpu);
+            &eager
+        }
+    };
+    let job = Job { config: &sizes.config, t: sizes.t, rows: sizes.rows };
+    let resumed = batch::resumed(&run.join("sft"), args.resume)?;
+    let wanted = match (args.device_batch_size, resumed) {
+        // What is not planned once has no bytes to choose by: the baseline's batch.
+        (None, None) if !packing.is_static() => Wanted::UpTo(BASELINE_BATCH),
+        (given, resumed) => Wanted::of(given, resumed, &args.batch, sizes.inherited),
+    };
+    let (b, choice) = batch::settle(be, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
+    drop(screen);
+    let recipe = sizes.recipe(args, b);
+    let options = StageOptions { resume: args.resume, seed: global.seed, eval_tokens_given: true };
+    let outcome =
+        pipeline::train_sft(be, &run, &tokenizer, &from, &recipe, data, packing, options)?;
+    let mut optimizations = Optimizations::default();
+    optimizations.batch("sft", wanted, b, choice.as_ref());
+    optimizations.sft(packing);
+    finish(&run, "sft", &optimizations, &outcome, start, global)
 }
 
-/// SFT's values: what is not given is inherited from the base run.
-pub fn sft_recipe(args: &SftArgs, from: &std::path::Path) -> Result<SftRecipe> {
-    let meta = checkpoint::meta(from)?;
-    let settings = &meta.trainer["settings"];
-    let base: Option<Recipe> = serde_json::from_value(settings.clone()).ok();
-    let t = args.max_seq_len.unwrap_or(meta.model_config.sequence_len);
-    let inherited = base.as_ref().map_or(32, |b| b.device_batch_size);
-    let device_batch_size = args.device_batch_size.unwrap_or(inherited);
-    let micro = device_batch_size * t;
-    let total =
-        args.total_batch_size.or(base.as_ref().map(|b| b.total_batch_size)).unwrap_or(micro);
-    anyhow::ensure!(
-        micro > 0 && total.is_multiple_of(micro),
-        "--total-batch-size {total} is not a multiple of {device_batch_size} rows of {t} tokens"
-    );
-    let fallback = LearningRates { unembedding: 0.004, ..LearningRates::default() };
-    let rates = base.as_ref().map_or(fallback, |b| b.unscaled_rates);
-    Ok(SftRecipe {
-        max_seq_len: t,
-        device_batch_size,
-        accumulation: total / micro,
-        num_iterations: args.num_iterations,
-        rates: LearningRates {
-            embedding: args.embedding_lr.unwrap_or(rates.embedding),
-            unembedding: args.unembedding_lr.unwrap_or(rates.unembedding),
-            matrix: args.matrix_lr.unwrap_or(rates.matrix),
-            scalar: args.scalar_lr.unwrap_or(rates.scalar),
-            ..rates
-        },
-        schedule: SftSchedule {
-            init_lr_frac: args.init_lr_frac,
-            warmup_ratio: args.warmup_ratio,
-            warmdown_ratio: args.warmdown_ratio,
-            final_lr_frac: args.final_lr_frac,
-        },
-        eval_every: args.eval_every,
-        eval_tokens: args.eval_tokens,
-        save_every: args.save_every,
-        keep: 3,
-    })
+/// Rows of a micro batch that is planned anew each time: what nanochat's finetuning had by hand.
+pub const BASELINE_BATCH: usize = 4;
+
+/// Sizes of an SFT run: what is not given is inherited from the base run.
+struct SftSizes {
+    config: GptConfig,
+    /// T.
+    t: usize,
+    /// Rows of a step.
+    rows: usize,
+    /// The base run's rows of a micro batch.
+    inherited: usize,
+    rates: LearningRates,
+}
+
+impl SftSizes {
+    fn new(args: &SftArgs, from: &std::path::Path) -> Result<Self> {
+        let meta = checkpoint::meta(from)?;
+        let base: Option<Recipe> = serde_json::from_value(meta.trainer["settings"].clone()).ok();
+        let t = args.max_seq_len.unwrap_or(meta.model_config.sequence_len);
+        let inherited = base.as_ref().map_or(32, |b| b.device_batch_size);
+        let total = args.total_batch_size.or(base.as_ref().map(|b| b.total_batch_size));
+        let total = total.unwrap_or(args.device_batch_size.unwrap_or(inherited) * t);
+        anyhow::ensure!(
+            t > 0 && total > 0 && total.is_multiple_of(t),
+            "--total-batch-size {total} is not one or more rows of {t} tokens"
+        );
+        let fallback = LearningRates { unembedding: 0.004, ..LearningRates::default() };
+        let rates = base.as_ref().map_or(fallback, |b| b.unscaled_rates);
+        Ok(Self { config: meta.model_config, t, rows: total / t, inherited, rates })
+    }
+
+    fn recipe(&self, args: &SftArgs, b: usize) -> SftRecipe {
+        let rates = self.rates;
+        SftRecipe {
+            max_seq_len: self.t,
+            device_batch_size: b,
+            accumulation: self.rows / b,
+            num_iterations: args.num_iterations,
+            rates: LearningRates {
+                embedding: args.embedding_lr.unwrap_or(rates.embedding),
+                unembedding: args.unembedding_lr.unwrap_or(rates.unembedding),
+                matrix: args.matrix_lr.unwrap_or(rates.matrix),
+                scalar: args.scalar_lr.unwrap_or(rates.scalar),
+                ..rates
+            },
+            schedule: SftSchedule {
+                init_lr_frac: args.init_lr_frac,
+                warmup_ratio: args.warmup_ratio,
+                warmdown_ratio: args.warmdown_ratio,
+                final_lr_frac: args.final_lr_frac,
+            },
+            eval_every: args.eval_every,
+            eval_tokens: args.eval_tokens,
+            save_every: args.save_every,
+            keep: 3,
+        }
+    }
 }
 
 /// The lines at the end of a stage, in upstream's words, and the stage's part of summary.json.
 fn finish(
     run: &RunDir,
     stage: &str,
+    optimizations: &Optimizations,
     outcome: &Outcome,
-    tokens_per_step: usize,
     start: Instant,
     global: &Global,
 ) -> Result<()> {
@@ -179,23 +227,24 @@ fn finish(
     if let Some(bpb) = bpb {
         screen.say(&format!("Minimum validation bpb: {bpb:.6}"));
     }
-    let tokens = outcome.progress.step as f64 * tokens_per_step as f64;
-    let tokens_per_sec = tokens / outcome.train_s.max(1e-9);
     // Training of earlier sessions, and all of this one.
     let seconds = outcome.train_s.max(start.elapsed().as_secs_f64());
-    let entry = json!({"seconds": seconds, "tokens": tokens, "tokens_per_sec": tokens_per_sec});
+    let figures = Stage::trained(seconds, outcome);
     let before = run.read_json("summary.json")?.unwrap_or_default();
-    let mut summary = with_stage(before, stage, entry, outcome.progress.val_bpb, peak);
+    let mut summary = with_stage(before, stage, json!(figures), outcome.progress.val_bpb, peak);
+    optimizations.write(&mut summary);
     summary.insert("machine".into(), json!(machine::Machine::here(global)?));
     summary.insert("command".into(), json!(std::env::args().collect::<Vec<_>>()));
     summary.insert("version".into(), json!(machine::VERSION));
     run.write_json("summary.json", &summary)?;
     if global.json {
-        let row = json!({
+        let mut row = json!({
             "stage": stage, "steps": outcome.progress.step, "val_bpb": outcome.progress.val_bpb,
-            "min_val_bpb": bpb, "train_s": outcome.train_s, "tokens_per_sec": tokens_per_sec,
-            "peak_rss_bytes": peak, "checkpoint": outcome.checkpoint,
+            "min_val_bpb": bpb, "peak_rss_bytes": peak, "checkpoint": outcome.checkpoint,
         });
+        if let (Value::Object(row), Value::Object(figures)) = (&mut row, json!(figures)) {
+            row.extend(figures);
+        }
         println!("{row}");
     }
     Ok(())

@@ -12,6 +12,7 @@ mod figures;
 mod html;
 pub mod log;
 mod markdown;
+pub mod plot;
 mod record;
 mod sections;
 #[cfg(test)]

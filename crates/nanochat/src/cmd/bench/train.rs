@@ -4,8 +4,8 @@ use anyhow::Result;
 use nanochat_compute::Backend;
 use nanochat_compute::cpu::peak::{self, Arithmetic};
 use nanochat_data::{Batch, Batches};
+use nanochat_gpt::Nano;
 use nanochat_gpt::nano::count::{ParamCount, train_flops_per_token};
-use nanochat_gpt::{GptConfig, Nano};
 use nanochat_train::optim::{LearningRates, Optimizer};
 use nanochat_train::schedule::Rates;
 use nanochat_train::step::Trainer;
@@ -34,7 +34,8 @@ impl Batches for RandomTokens {
         let ids: Vec<i32> = (0..=n).map(|_| draw()).collect();
         let (x, y) = (ids[..n].to_vec(), ids[1..].to_vec());
         let name = "random tokens".into();
-        Ok(Batch { b: self.b, t: self.t, x, y, epoch: 1, name, trained_tokens: n })
+        let (b, t, epoch) = (self.b, self.t, 1);
+        Ok(Batch { b, t, x, y, epoch, name, trained_tokens: n, padding_tokens: 0 })
     }
 
     fn state(&self) -> Vec<u8> {
@@ -58,15 +59,8 @@ impl Batches for RandomTokens {
 pub fn run(args: &TrainBench, global: &Global) -> Result<()> {
     let cpu = global.backend()?;
     let be: &dyn Backend = &cpu;
-    let config = GptConfig::from_depth(
-        args.depth,
-        args.aspect_ratio,
-        args.head_dim,
-        args.max_seq_len,
-        args.vocab_size,
-        &args.window_pattern,
-    )?;
-    let (b, t) = (args.device_batch_size, args.max_seq_len);
+    let config = args.model.config()?;
+    let (b, t) = (args.device_batch_size, args.model.max_seq_len);
     let micro = b * t;
     let total = if args.total_batch_size == 0 { micro } else { args.total_batch_size };
     anyhow::ensure!(
@@ -77,13 +71,13 @@ pub fn run(args: &TrainBench, global: &Global) -> Result<()> {
     model.init(global.seed)?;
     let optim = Optimizer::new(be, &model, LearningRates::default())?;
     let mut trainer = Trainer::new(be, &model, optim, b, t)?;
-    let mut tokens = RandomTokens { b, t, v: args.vocab_size, state: global.seed };
+    let mut tokens = RandomTokens { b, t, v: config.vocab_size, state: global.seed };
     let rates = Rates { lr_multiplier: 0.01, muon_momentum: 0.9, muon_weight_decay: 0.0 };
     let flops = train_flops_per_token(&config);
     println!(
-        "{}: depth {}, {} parameters, {:.1} MFLOP/token, {micro} tokens a micro batch, {total} a step",
+        "{}: {}, {} parameters, {:.1} MFLOP/token, {micro} tokens a micro batch, {total} a step",
         be.name(),
-        args.depth,
+        args.model.name(),
         ParamCount::of(&config).total,
         flops / 1e6
     );
@@ -112,7 +106,7 @@ pub fn run(args: &TrainBench, global: &Global) -> Result<()> {
     let peak = peak::flops(&kernels, arithmetic, cpu.threads(), time).unwrap_or(f64::NAN);
     let tokens_per_sec = total as f64 / step_ms * 1e3;
     let (planned, rss) = (trainer.bytes(), machine::peak_rss_bytes());
-    let planned = planned.state + planned.arena;
+    let planned = planned.total();
     let sum: f64 = breakdown.iter().map(|(_, s)| s * 1e3).sum();
     for (op, s) in &breakdown {
         println!("  {op:<22} {:8.1} ms  {:5.1} %", s * 1e3, s * 1e5 / step_ms);

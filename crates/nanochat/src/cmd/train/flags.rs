@@ -8,7 +8,9 @@ use nanochat_data::{Batching, Policy, TooLong};
 use nanochat_train::base::Cadence;
 use nanochat_train::optim::LearningRates;
 use nanochat_train::recipe::Ask;
+use nanochat_train::step::StepMode;
 
+use crate::batch::BatchFlags;
 use crate::pipeline::Packing;
 
 /// Flags of `train base`.
@@ -38,6 +40,9 @@ pub struct BaseArgs {
     /// Sizes, steps and rates.
     #[command(flatten)]
     pub recipe: RecipeFlags,
+    /// How the rows of a micro batch are chosen.
+    #[command(flatten)]
+    pub batch: BatchFlags,
     /// Evaluations, samples, checkpoints.
     #[command(flatten)]
     pub cadence: CadenceFlags,
@@ -84,7 +89,7 @@ pub struct RecipeFlags {
     /// Training tokens per matrix parameter (default: 12).
     #[arg(long)]
     pub target_param_data_ratio: Option<f64>,
-    /// Rows of a micro batch (default: the largest divisor up to 32).
+    /// Rows of a micro batch (default: chosen by memory and speed).
     #[arg(long)]
     pub device_batch_size: Option<usize>,
     /// Tokens of a step (default: scaling law).
@@ -192,6 +197,25 @@ impl CadenceFlags {
     }
 }
 
+/// How the train step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StepFlag {
+    /// One kernel an operation, new memory for each: the baseline.
+    Eager,
+    /// Fused kernels, memory planned once.
+    Compiled,
+}
+
+impl StepFlag {
+    /// The trainer's word for it.
+    pub fn mode(self) -> StepMode {
+        match self {
+            StepFlag::Eager => StepMode::Eager,
+            StepFlag::Compiled => StepMode::Compiled,
+        }
+    }
+}
+
 /// How SFT rows are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RowsFlag {
@@ -233,9 +257,12 @@ pub struct SftArgs {
     /// T (default: the base run's).
     #[arg(long)]
     pub max_seq_len: Option<usize>,
-    /// Rows of a micro batch (default: the base run's).
+    /// Rows of a micro batch (default: chosen by memory and speed; 4 in an eager or dynamic step).
     #[arg(long)]
     pub device_batch_size: Option<usize>,
+    /// How the rows of a micro batch are chosen.
+    #[command(flatten)]
+    pub batch: BatchFlags,
     /// Tokens of a step (default: the base run's).
     #[arg(long)]
     pub total_batch_size: Option<usize>,
@@ -275,6 +302,9 @@ pub struct SftArgs {
     /// Steps between checkpoints; 0: at the end only.
     #[arg(long, default_value_t = 0)]
     pub save_every: u64,
+    /// How the train step runs: fused kernels in memory planned once, or as an eager framework does.
+    #[arg(long, value_enum, default_value_t = StepFlag::Compiled)]
+    pub step: StepFlag,
     /// How rows are made.
     #[arg(long, value_enum, default_value_t = RowsFlag::Packed)]
     pub batching: RowsFlag,
@@ -299,6 +329,7 @@ impl SftArgs {
                 LongFlag::Truncate => TooLong::Truncate,
                 LongFlag::Skip => TooLong::Skip,
             },
+            step: self.step.mode(),
         }
     }
 }

@@ -1,0 +1,154 @@
+//! `nanochat bench batch-size`: the automatic choice, and what it is worth: every batch measured as whole
+//! training steps in processes of their own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use nanochat_train::batch_size::{Job, candidates};
+use nanochat_train::step::Bytes;
+use serde_json::{Value, json};
+
+use super::child::{self, median, number};
+use super::model::ModelFlags;
+use crate::batch::{self, BatchFlags, Wanted};
+use crate::cli::Global;
+use crate::figures::{size, thousands};
+use crate::memory::Room;
+use crate::report::plot::{self, Curve};
+
+/// Flags of `bench batch-size`.
+#[derive(Args, Clone, Debug)]
+pub struct BatchBench {
+    /// What is trained.
+    #[command(flatten)]
+    pub model: ModelFlags,
+    /// How the batch is chosen.
+    #[command(flatten)]
+    pub batch: BatchFlags,
+    /// Tokens of a step; 0: 32 rows.
+    #[arg(long, default_value_t = 0)]
+    pub total_batch_size: usize,
+    /// Measures every batch that fits, not only the chosen one.
+    #[arg(long)]
+    pub sweep: bool,
+    /// Runs of each batch, in turn; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// Steps of a run.
+    #[arg(long, default_value_t = 2)]
+    pub steps: u64,
+    /// Writes the sweep as a page with a plot.
+    #[arg(long, value_name = "FILE.html")]
+    pub plot: Option<PathBuf>,
+}
+
+/// What one batch reached.
+struct Measured {
+    b: usize,
+    planned: u64,
+    rates: Vec<f64>,
+    peak: f64,
+}
+
+/// Runs the command.
+pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
+    let be = global.backend()?;
+    let config = args.model.config()?;
+    let t = args.model.max_seq_len;
+    let total = if args.total_batch_size == 0 { 32 * t } else { args.total_batch_size };
+    anyhow::ensure!(
+        t > 0 && total.is_multiple_of(t),
+        "--total-batch-size {total} is not one or more rows of {t} tokens"
+    );
+    let job = Job { config: &config, t, rows: total / t };
+    let (b, choice) =
+        batch::settle(&be, &job, Wanted::Auto, &args.batch, &mut |line| println!("{line}"))?;
+    let choice = choice.expect("an automatic choice says how it was made");
+    let room = Room::now();
+    let planned = |b| Bytes::of(&be, &config, b, t).total() as u64;
+    let batches: Vec<usize> = match args.sweep {
+        false => vec![b],
+        true => candidates(job.rows).into_iter().filter(|b| planned(*b) <= room.free).collect(),
+    };
+    let new = |b| Measured { b, planned: planned(b), rates: Vec::new(), peak: 0.0 };
+    let mut all: Vec<Measured> = batches.into_iter().map(new).collect();
+    for _ in 0..args.rounds.max(1) {
+        for m in &mut all {
+            let mut arguments = vec!["train".to_owned()];
+            arguments.extend(args.model.arguments());
+            arguments.push(format!("--device-batch-size={}", m.b));
+            arguments.push(format!("--total-batch-size={total}"));
+            arguments.push(format!("--steps={}", args.steps));
+            let figures = child::run(&arguments, global)?;
+            m.rates.push(number(&figures, "tokens_per_sec")?);
+            m.peak = m.peak.max(number(&figures, "peak_bytes")?);
+        }
+    }
+    let rate = |m: &Measured| median(m.rates.clone());
+    let best = all.iter().map(rate).fold(0.0, f64::max);
+    println!(
+        "\n{:>5} {:>12} {:>7} {:>10} {:>10}",
+        "batch", "tokens/sec", "best", "planned", "peak"
+    );
+    for m in &all {
+        println!(
+            "{:>5} {:>12} {:>6.1}% {:>10} {:>10}{}",
+            m.b,
+            thousands(rate(m).round() as u64),
+            100.0 * rate(m) / best,
+            size(m.planned as f64),
+            size(m.peak),
+            if m.b == b { "  <- chosen" } else { "" }
+        );
+    }
+    if let Some(file) = &args.plot {
+        write_plot(file, &args.model, &all, b)?;
+        println!("{}", file.display());
+    }
+    let chosen = all.iter().find(|m| m.b == b);
+    let row = |m: &Measured| {
+        let spread = m.rates.iter().fold((f64::MAX, 0f64), |s, r| (s.0.min(*r), s.1.max(*r)));
+        json!({
+            "batch_size": m.b, "tokens_per_sec": rate(m), "lowest": spread.0, "highest": spread.1,
+            "planned_bytes": m.planned, "peak_bytes": m.peak,
+        })
+    };
+    let sweep: Vec<Value> = all.iter().map(row).collect();
+    let measured = chosen.map(|m| m.peak);
+    println!(
+        "{}",
+        json!({
+            "batch_size": b, "accumulation": choice.accumulation,
+            "predicted_bytes": choice.predicted_bytes, "measured_peak_bytes": measured,
+            "predicted_over_measured": measured.map(|m| choice.predicted_bytes as f64 / m),
+            "discovery_s": choice.discovery_s, "cached": choice.cached,
+            "share_of_best": chosen.map(|m| rate(m) / best), "sweep": sweep,
+        })
+    );
+    Ok(())
+}
+
+fn write_plot(file: &Path, model: &ModelFlags, all: &[Measured], b: usize) -> Result<()> {
+    let points = |y: &dyn Fn(&Measured) -> f64| all.iter().map(|m| (m.b as f64, y(m))).collect();
+    let x = "rows of a micro batch";
+    let gist = format!("chosen: {b}");
+    let speed = Curve {
+        title: "Speed",
+        unit: "tokens per second",
+        x,
+        gist: gist.clone(),
+        series: vec![("tokens per second", points(&|m| median(m.rates.clone())))],
+    };
+    let memory = Curve {
+        title: "Peak memory",
+        unit: "GB",
+        x,
+        gist,
+        series: vec![
+            ("planned", points(&|m| m.planned as f64 / 1e9)),
+            ("measured", points(&|m| m.peak / 1e9)),
+        ],
+    };
+    plot::write(file, &format!("Rows of a micro batch, {}", model.name()), &[speed, memory])
+}

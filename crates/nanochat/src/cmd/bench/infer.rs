@@ -1,0 +1,292 @@
+//! `nanochat bench infer`: generation with a KV cache and without one, over batch sizes.
+//!
+//! Both ways draw the likeliest id of n rows that go on from one prompt; the rows' first ids differ.
+//! Without a cache every step runs the plain forward pass over whole rows, and where that would take
+//! too long, only some steps spread evenly are run and timed: the rows are then those that the cache
+//! made, and the ids found must be theirs.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use nanochat_compute::Backend;
+use nanochat_compute::cpu::peak;
+use nanochat_gpt::model::Decoder;
+use nanochat_gpt::nano::count::{ParamCount, matmul_params};
+use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::nano::recompute::Recompute;
+use nanochat_gpt::{GptConfig, Nano};
+use serde::Serialize;
+use serde_json::json;
+
+use super::model::ModelFlags;
+use crate::cli::Global;
+use crate::figures::size;
+use crate::machine;
+
+/// Flags of `bench infer`.
+#[derive(Args, Clone, Debug)]
+pub struct InferBench {
+    /// What generates: random weights, as speed does not depend on them.
+    #[command(flatten)]
+    pub model: ModelFlags,
+    /// Rows that are generated together.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 8, 16, 32, 64, 93])]
+    pub batch_sizes: Vec<usize>,
+    /// Tokens of the prompt; several: a table each.
+    #[arg(long, value_delimiter = ',', default_values_t = [50])]
+    pub prompts: Vec<usize>,
+    /// New tokens of a row.
+    #[arg(long, default_value_t = 200)]
+    pub new_tokens: usize,
+    /// Seconds for a cell without a cache; then its steps are timed in part.
+    #[arg(long, default_value_t = 8.0)]
+    pub budget: f64,
+}
+
+/// One way of generating one batch.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    /// Rows.
+    pub batch_size: usize,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// With a cache.
+    pub kv_cache: bool,
+    /// How weights are read: `bf16` where the device packs them, else `f32`.
+    pub weights: &'static str,
+    /// New tokens of all rows a second, prompt included.
+    pub tokens_per_sec: f64,
+    /// Milliseconds to the first column.
+    pub ttft_ms: f64,
+    /// Milliseconds of a step: median.
+    pub step_ms_p50: f64,
+    /// Milliseconds of a step: 95 of 100 are faster.
+    pub step_ms_p95: f64,
+    /// Steps timed, of those that it takes.
+    pub steps_timed: usize,
+    /// Bytes of keys and values at the end.
+    pub kv_bytes: usize,
+    /// Share of the memory's reading speed: weights and cache once a step.
+    pub bandwidth_share: Option<f64>,
+    /// Most memory of the process so far.
+    pub peak_bytes: u64,
+    /// Milliseconds of a step by operation, the largest first.
+    pub breakdown: Vec<(&'static str, f64)>,
+}
+
+/// What a batch is generated from.
+pub struct Job<'a> {
+    /// Device.
+    pub be: &'a dyn Backend,
+    /// Model.
+    pub model: &'a Nano,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// New tokens of a row, at least 2.
+    pub new_tokens: usize,
+    /// Bytes a second that memory can be read at, if known.
+    pub read_bytes_per_sec: Option<f64>,
+}
+
+impl Job<'_> {
+    /// Any ids do, the same in every run.
+    fn prompt_ids(&self) -> Vec<u32> {
+        let v = self.model.config().vocab_size as u64;
+        (0..self.prompt as u64).map(|i| ((i * 7919 + 13) % v) as u32).collect()
+    }
+
+    /// First ids of the rows: all different, so that the rows are.
+    fn first_ids(&self, n: usize) -> Vec<u32> {
+        let v = self.model.config().vocab_size as u64;
+        (0..n as u64).map(|r| ((r * 104_729 + 1) % v) as u32).collect()
+    }
+
+    fn cell(&self, n: usize, cache: Option<&NanoDecoder<'_>>, times: &Times, steps: &[f64]) -> Cell {
+        let mut sorted = steps.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| 1e3 * sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+        let packed = cache.map_or(0, NanoDecoder::packed_bytes);
+        let weights = if packed > 0 { packed } else { 4 * matmul_params(self.model.config()) };
+        let kv = cache.map_or(0, NanoDecoder::kv_bytes);
+        let share = |read: f64| (weights + kv) as f64 / (at(0.5) / 1e3) / read;
+        Cell {
+            batch_size: n,
+            prompt: self.prompt,
+            kv_cache: cache.is_some(),
+            weights: if packed > 0 { "bf16" } else { "f32" },
+            tokens_per_sec: (n * self.new_tokens) as f64 / times.total,
+            ttft_ms: 1e3 * times.first,
+            step_ms_p50: at(0.5),
+            step_ms_p95: at(0.95),
+            steps_timed: steps.len(),
+            kv_bytes: kv,
+            bandwidth_share: self.read_bytes_per_sec.filter(|_| cache.is_some()).map(share),
+            peak_bytes: machine::peak_rss_bytes(),
+            breakdown: Vec::new(),
+        }
+    }
+
+    /// With a cache: the cell, and the columns it made.
+    pub fn cached(&self, n: usize) -> Result<(Cell, Vec<Vec<u32>>)> {
+        let len = self.prompt + self.new_tokens;
+        let mut decoder = NanoDecoder::new(self.be, self.model, len)?;
+        decoder.reserve(self.prompt, n, len)?;
+        let start = Instant::now();
+        decoder.prefill(&self.prompt_ids())?;
+        decoder.fork(n)?;
+        let first = start.elapsed().as_secs_f64();
+        let mut columns = vec![self.first_ids(n)];
+        let mut steps = Vec::new();
+        self.be.profile_start();
+        while columns.len() < self.new_tokens {
+            let step = Instant::now();
+            let logits = decoder.decode(&columns[columns.len() - 1])?;
+            columns.push(likeliest(&logits, n));
+            steps.push(step.elapsed().as_secs_f64());
+        }
+        let times = Times { first, total: start.elapsed().as_secs_f64() };
+        let step_ms = |s: f64| 1e3 * s / steps.len() as f64;
+        let breakdown = self.be.profile_stop().into_iter().map(|(op, s)| (op, step_ms(s)));
+        let breakdown = breakdown.take(8).collect();
+        Ok((Cell { breakdown, ..self.cell(n, Some(&decoder), &times, &steps) }, columns))
+    }
+
+    /// Without a cache, going by the columns that the cache made.
+    ///
+    /// Errors: another id than the cache's.
+    pub fn uncached(&self, n: usize, columns: &[Vec<u32>], budget: f64) -> Result<Cell> {
+        let mut decoder = Recompute::new(self.be, self.model, self.prompt + self.new_tokens)?;
+        let start = Instant::now();
+        decoder.prefill(&self.prompt_ids())?;
+        let first = start.elapsed().as_secs_f64();
+        decoder.fork(n)?;
+        let all = columns.len() - 1;
+        let (mut steps, mut stride, mut next) = (Vec::new(), 1, 0);
+        for (i, column) in columns[..all].iter().enumerate() {
+            if i < next {
+                decoder.remember(column)?;
+                continue;
+            }
+            let step = Instant::now();
+            let found = likeliest(&decoder.decode(column)?, n);
+            steps.push(step.elapsed().as_secs_f64());
+            ensure!(
+                found == columns[i + 1],
+                "{n} rows, token {}: without a cache the likeliest ids are others",
+                self.prompt + i
+            );
+            // The first step says how many there is time for.
+            if steps.len() == 1 {
+                stride =
+                    ((all as f64 * 1.5 * steps[0] / budget).ceil() as usize).clamp(1, all / 4 + 1);
+                // So that the steps timed are in the middle of their strides.
+                next = stride + stride / 2;
+                continue;
+            }
+            next = i + stride;
+        }
+        // With a stride the first step only told the time.
+        let timed = if stride > 1 && steps.len() > 1 { &steps[1..] } else { &steps[..] };
+        let mean = timed.iter().sum::<f64>() / timed.len() as f64;
+        let times = Times { first, total: first + mean * all as f64 };
+        Ok(self.cell(n, None, &times, timed))
+    }
+}
+
+struct Times {
+    first: f64,
+    total: f64,
+}
+
+/// The likeliest id of each row, the lowest of equals.
+fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
+    let best = |row: &[f32]| {
+        let better = |best, i: usize| if row[i] > row[best] { i } else { best };
+        (1..row.len()).fold(0, better) as u32
+    };
+    logits.chunks(logits.len() / n).map(best).collect()
+}
+
+/// A model with small random weights everywhere, so that its logits are not all equal.
+pub fn random_model(be: &dyn Backend, config: GptConfig, seed: u64) -> Result<Nano> {
+    let model = Nano::zeros(be, config)?;
+    model.init(seed)?;
+    // Training begins with output projections of zero: then every token's logits are its own.
+    let mut state = seed | 1;
+    let mut values = model.params().to_vec_f32()?;
+    for x in values.iter_mut().filter(|x| **x == 0.0) {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *x = ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.05;
+    }
+    model.params().write_f32(&values)?;
+    Ok(model)
+}
+
+/// Runs the command.
+pub fn run(args: &InferBench, global: &Global) -> Result<()> {
+    ensure!(args.new_tokens >= 2, "--new-tokens {}: at least 2", args.new_tokens);
+    ensure!(!args.batch_sizes.contains(&0) && !args.prompts.contains(&0), "0 is no size");
+    let cpu = global.backend()?;
+    let be: &dyn Backend = &cpu;
+    let longest = args.prompts.iter().max().copied().unwrap_or(1) + args.new_tokens;
+    let model =
+        ModelFlags { max_seq_len: args.model.max_seq_len.max(longest), ..args.model.clone() };
+    let model = random_model(be, model.config()?, global.seed)?;
+    let read = peak::read_bandwidth(cpu.threads(), 256 << 20);
+    println!(
+        "{}: {}, {} parameters; memory reads {:.1} GB/s",
+        be.name(),
+        args.model.name(),
+        ParamCount::of(model.config()).total,
+        read / 1e9
+    );
+    let (mut sweep, mut ratios) = (Vec::new(), Vec::new());
+    for &prompt in &args.prompts {
+        println!("\nprompt {prompt}, {} new tokens", args.new_tokens);
+        println!(
+            "{:>5} {:>14} {:>14} {:>7} {:>9} {:>18} {:>6} {:>10}",
+            "batch",
+            "cache tok/s",
+            "none tok/s",
+            "ratio",
+            "first ms",
+            "step ms, p50 p95",
+            "read",
+            "KV"
+        );
+        let (new_tokens, read_bytes_per_sec) = (args.new_tokens, Some(read));
+        let job = Job { be, model: &model, prompt, new_tokens, read_bytes_per_sec };
+        for &n in &args.batch_sizes {
+            let (with, columns) = job.cached(n)?;
+            let without = job.uncached(n, &columns, args.budget)?;
+            let ratio = with.tokens_per_sec / without.tokens_per_sec;
+            let part = match without.steps_timed < new_tokens - 1 {
+                true => format!("  (without: {} of {} steps)", without.steps_timed, new_tokens - 1),
+                false => String::new(),
+            };
+            println!(
+                "{n:>5} {:>14.1} {:>14.1} {ratio:>6.2}x {:>9.1} {:>9.2} {:>8.2} {:>5.0}% {:>10}{part}",
+                with.tokens_per_sec,
+                without.tokens_per_sec,
+                with.ttft_ms,
+                with.step_ms_p50,
+                with.step_ms_p95,
+                100.0 * with.bandwidth_share.unwrap_or(0.0),
+                size(with.kv_bytes as f64),
+            );
+            ratios.push(json!({"batch_size": n, "prompt": prompt, "ratio": ratio}));
+            sweep.extend([with, without]);
+        }
+    }
+    let lowest = ratios.iter().filter_map(|r| r["ratio"].as_f64()).fold(f64::INFINITY, f64::min);
+    println!(
+        "{}",
+        json!({
+            "model": args.model.name(), "backend": be.name(), "read_bytes_per_sec": read,
+            "sweep": sweep, "ratios": ratios, "lowest_ratio": lowest,
+        })
+    );
+    Ok(())
+}
