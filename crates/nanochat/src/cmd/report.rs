@@ -11,6 +11,9 @@ use crate::cli::Global;
 use crate::report::{self, compare, log};
 use crate::run_dir::RunDir;
 
+const FROM_LOG_HELP: &str = "Example:
+  nanochat report from-log runs/speedrun/log.txt";
+
 /// What to report.
 #[derive(Subcommand)]
 pub enum ReportCommand {
@@ -29,7 +32,8 @@ pub enum ReportCommand {
         #[arg(value_name = "RUN_B")]
         b: PathBuf,
     },
-    /// Sum up the step lines of a log, of this program or of upstream nanochat.
+    /// Sum up a log of this program, of upstream nanochat or in the benchmark's words.
+    #[command(after_help = FROM_LOG_HELP)]
     FromLog {
         /// The log.
         #[arg(value_name = "FILE")]
@@ -69,7 +73,7 @@ fn from_log(path: &Path) -> Result<()> {
     let reading = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(reading)?;
     let summary = log::parse(BufReader::new(file)).with_context(reading)?;
-    print!("{}", summary.text());
+    print!("{}\n{}\n", summary.text(), summary.table());
     println!("{}", serde_json::to_string(&summary)?);
     Ok(())
 }
