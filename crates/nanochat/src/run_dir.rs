@@ -9,6 +9,7 @@
 //!       stages.json     seconds of each stage, over all sessions
 //!       scores.json     held-out answers      samples.json  the conversation at the end
 //!       summary.json    what it reached       report.md report.html
+//!       verify.json quick.json                compare.md compare.html
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -114,6 +114,8 @@ fn every_command_explains_itself_with_an_example() {
         "checkpoint ls",
         "checkpoint verify",
         "checkpoint prune",
+        "report compare",
+        "report from-log",
     ] {
         let mut args: Vec<_> = command.split(' ').collect();
         args.push("--help");
@@ -169,6 +171,8 @@ fn what_is_not_there_is_named_in_one_line() {
         (&["checkpoint", "ls", "gone"], &["gone"]),
         (&["checkpoint", "verify", "empty"], &["no checkpoint in empty"]),
         (&["import", "gone", "--out", "run"], &["gone does not exist"]),
+        (&["report", "compare", "gone", "empty"], &["gone does not exist"]),
+        (&["report", "from-log", "gone.txt"], &["gone.txt"]),
         (&["import", "empty", "--out", "run"], &["empty", "safetensors"]),
     ] {
         let line = refused(home, args);
@@ -312,4 +316,32 @@ fn an_imported_model_without_a_tokenizer_is_evaluated_by_its_run() {
     }
     // What needs words says what is missing.
     assert!(refused(home, &["chat", "--run", "copy", "-p", "hi"]).contains("tokenizer"));
+}
+
+#[test]
+fn two_runs_and_a_log_fill_the_benchmarks_tables() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    for (run, rate) in [("slow", 100), ("fast", 230)] {
+        std::fs::create_dir(home.join(run)).unwrap();
+        let summary = format!("{{\"decode_tokens_per_sec\":{rate}}}");
+        std::fs::write(home.join(run).join("summary.json"), summary).unwrap();
+    }
+    let told = ok(home, &["report", "compare", "slow", "fast", "--json"]);
+    let table = told.find("2.3x faster").unwrap();
+    assert!(table < told.find("figure ").unwrap(), "every figure follows the table: {told}");
+    assert!(home.join("fast/compare.html").exists() && !home.join("slow/compare.md").exists());
+    assert_eq!(last_json(&told)["table"][4]["gain"]["verdict"], "better");
+    ok(home, &["report", "compare", "slow", "fast", "--out", "a/b"]);
+    let page = std::fs::read_to_string(home.join("a/b/compare.md")).unwrap();
+    assert!(page.contains("| Final inference speed | 100 tokens/sec | 230 tokens/sec |"), "{page}");
+
+    let log = "step 1 | loss 3.5 | tokens/sec: 125000\nTotal wall clock time: 1h 2m\n";
+    std::fs::write(home.join("log.txt"), log).unwrap();
+    let told = ok(home, &["report", "from-log", "log.txt"]);
+    assert!(
+        told.contains("| Metric | Value |\n|---|---|\n| Total training time | 1h 2m"),
+        "{told}"
+    );
+    assert_eq!(last_json(&told)["base_tokens_per_sec"], 125_000.0);
 }

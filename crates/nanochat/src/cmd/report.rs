@@ -11,6 +11,12 @@ use crate::cli::Global;
 use crate::report::{self, compare, log};
 use crate::run_dir::RunDir;
 
+const COMPARE_HELP: &str = "Example:
+  nanochat report compare runs/baseline runs/optimized --out results";
+
+const FROM_LOG_HELP: &str = "Example:
+  nanochat report from-log runs/speedrun/log.txt";
+
 /// What to report.
 #[derive(Subcommand)]
 pub enum ReportCommand {
@@ -20,16 +26,21 @@ pub enum ReportCommand {
         #[arg(long, value_name = "DIR")]
         run: Option<PathBuf>,
     },
-    /// Compare the figures and settings of two runs.
+    /// Compare an optimized run with its baseline: table, checklist, every figure.
+    #[command(after_help = COMPARE_HELP)]
     Compare {
-        /// Directory of the first run.
-        #[arg(value_name = "RUN_A")]
-        a: PathBuf,
-        /// Directory of the second run.
-        #[arg(value_name = "RUN_B")]
-        b: PathBuf,
+        /// Directory of the baseline.
+        #[arg(value_name = "BASE")]
+        base: PathBuf,
+        /// Directory of the optimized run; its verify.json and quick.json fill the checklist.
+        #[arg(value_name = "OPT")]
+        optimized: PathBuf,
+        /// Where compare.md and compare.html go; without it the optimized run's directory.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
-    /// Sum up the step lines of a log, of this program or of upstream nanochat.
+    /// Sum up a log of this program, of upstream nanochat or in the benchmark's words.
+    #[command(after_help = FROM_LOG_HELP)]
     FromLog {
         /// The log.
         #[arg(value_name = "FILE")]
@@ -41,14 +52,8 @@ pub enum ReportCommand {
 pub fn run(command: &ReportCommand, global: &Global) -> Result<()> {
     match command {
         ReportCommand::Build { run } => build(run.as_deref(), global),
-        ReportCommand::Compare { a, b } => {
-            let (a, b) = (RunDir::find(Some(a))?, RunDir::find(Some(b))?);
-            let comparison = compare::compare(&a, &b);
-            print!("{}", comparison.table());
-            if global.json {
-                println!("{}", serde_json::to_string(&comparison)?);
-            }
-            Ok(())
+        ReportCommand::Compare { base, optimized, out } => {
+            compare(base, optimized, out.as_deref(), global)
         }
         ReportCommand::FromLog { file } => from_log(file),
     }
@@ -65,11 +70,27 @@ fn build(given: Option<&Path>, global: &Global) -> Result<()> {
     Ok(())
 }
 
+fn compare(base: &Path, optimized: &Path, out: Option<&Path>, global: &Global) -> Result<()> {
+    let (base, optimized) = (RunDir::find(Some(base))?, RunDir::find(Some(optimized))?);
+    let comparison = compare::compare(&base, &optimized);
+    print!("{}", comparison.text());
+    let files = comparison.write(out.unwrap_or(optimized.root()))?;
+    let [markdown, html] = files.map(|f| f.display().to_string());
+    println!("\n{markdown}\n{html}");
+    if global.json {
+        let mut object = serde_json::to_value(&comparison)?;
+        object["markdown"] = markdown.into();
+        object["html"] = html.into();
+        println!("{object}");
+    }
+    Ok(())
+}
+
 fn from_log(path: &Path) -> Result<()> {
     let reading = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(reading)?;
     let summary = log::parse(BufReader::new(file)).with_context(reading)?;
-    print!("{}", summary.text());
+    print!("{}\n{}\n", summary.text(), summary.table());
     println!("{}", serde_json::to_string(&summary)?);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::curve::{self, Point};
 use super::figures::{known, short};
-use super::html::escape;
+use super::frame::escape;
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Mark {
     Line,
     /// A line with a dot at each point.
     Dots,
+    /// A broad line of another colour, to be seen below a line that covers it.
+    Baseline,
 }
 
 /// One curve.
@@ -201,13 +203,15 @@ impl Chart<'_> {
         };
         let (first, last) = (points[0], points[points.len() - 1]);
         let say = |y: f64| known(Some(y), |y| label(y, 4));
+        // A step is whole, a second is not.
+        let at = |x: f64| format!("{x:.*}", usize::from(x.fract() != 0.0));
         let (low, high) = curve::extent(points.iter().map(|p| p.1)).unwrap_or((first.1, last.1));
         format!(
             "From {} at {x} {} to {} at {x} {}; lowest {}, highest {}.",
             say(first.1),
-            first.0,
+            at(first.0),
             say(last.1),
-            last.0,
+            at(last.0),
             say(low),
             say(high),
             x = self.x
@@ -220,6 +224,7 @@ impl Mark {
         match self {
             Mark::Faint => "faint",
             Mark::Line | Mark::Dots => "line",
+            Mark::Baseline => "baseline",
         }
     }
 }

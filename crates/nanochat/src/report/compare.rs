@@ -1,188 +1,145 @@
-//! Two runs side by side: every figure with difference and ratio, every setting that differs.
+//! A baseline and an optimized run -> the benchmark's table and checklist, filled from their files.
+//!
+//! `table` the rows | `gain` what a difference is called | `cautions` what makes them unequal |
+//! `quick` the short benchmark | `checklist` the boxes | `figures` every figure and setting |
+//! `text`, `markdown`, `html`, `curves` how it is shown
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+mod cautions;
+mod checklist;
+mod curves;
+mod figures;
+mod gain;
+mod html;
+mod markdown;
+mod quick;
+mod table;
+#[cfg(test)]
+mod tests;
+mod text;
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::figures::{NOT_MEASURED, clip};
+use super::optimizations;
 use super::record::Record;
 use crate::run_dir::RunDir;
 
-/// What distinguishes run `b` from run `a`.
+/// File names of the comparison.
+pub const FILES: [&str; 2] = ["compare.md", "compare.html"];
+
+/// What the table cannot show.
+const ONE_RUN: &str = "Each column is one run: repeat it before trusting a small difference.";
+
+/// What distinguishes an optimized run from its baseline.
 #[derive(Debug, Serialize)]
 pub struct Comparison {
-    /// Name of the first run.
+    /// Name of the baseline.
     pub a: String,
-    /// Name of the second run.
+    /// Name of the optimized run.
     pub b: String,
-    /// Figures that either has.
-    pub figures: Vec<Figure>,
+    /// The benchmark's table.
+    pub table: Vec<table::Row>,
+    /// Which of the four optimizations each run used.
+    pub optimizations: Vec<Used>,
+    /// What makes the runs unequal besides the optimizations, and what could not be read.
+    pub cautions: Vec<String>,
+    /// The short benchmark of the optimized run's directory.
+    pub quick: Vec<quick::Row>,
+    /// The benchmark's checklist.
+    pub checklist: Vec<checklist::Check>,
+    /// Figures that either run has.
+    pub figures: Vec<figures::Figure>,
     /// Settings, machine and command where they differ.
-    pub differs: Vec<Setting>,
+    pub differs: Vec<figures::Setting>,
+    /// What the short benchmark ran on; empty when unknown.
+    #[serde(skip)]
+    quick_on: String,
+    #[serde(skip)]
+    records: [Record; 2],
 }
 
-/// One figure of two runs.
-#[derive(Debug, Serialize, PartialEq)]
-pub struct Figure {
-    /// Path in the summary: `stages.base.tokens_per_sec`.
-    pub name: String,
-    /// The first run's.
-    pub a: Option<f64>,
-    /// The second run's.
-    pub b: Option<f64>,
-    /// `b - a`.
-    pub difference: Option<f64>,
-    /// `b / a`, unless `a` is zero.
-    pub ratio: Option<f64>,
+/// What each run used of one optimization.
+#[derive(Debug, Serialize)]
+pub struct Used {
+    /// `Batch size`, ...
+    pub name: &'static str,
+    /// The baseline's.
+    pub a: String,
+    /// The optimized run's.
+    pub b: String,
 }
 
-/// One setting of two runs, as JSON text.
-#[derive(Debug, Serialize, PartialEq)]
-pub struct Setting {
-    /// Path: `settings.base.n_layer`.
-    pub name: String,
-    /// The first run's; `None` when it has none.
-    pub a: Option<String>,
-    /// The second run's.
-    pub b: Option<String>,
-}
-
-/// Compares what two runs left.
+/// Compares what two runs left. `verify.json` and `quick.json` are those of `b`.
 pub fn compare(a: &RunDir, b: &RunDir) -> Comparison {
-    let (a, b) = (Record::read(a), Record::read(b));
-    let (figures, settings) = ((figures(&a), figures(&b)), (settings(&a), settings(&b)));
-    let names = merged(&figures.0, &figures.1);
-    let figure = |name: &String| {
-        let (a, b) = (figures.0.get(name).copied(), figures.1.get(name).copied());
-        let both = a.zip(b);
-        Figure {
-            name: name.clone(),
-            a,
-            b,
-            difference: both.map(|(a, b)| b - a),
-            ratio: both.filter(|(a, _)| *a != 0.0).map(|(a, b)| b / a),
-        }
+    let records = [Record::read(a), Record::read(b)];
+    let [of_a, of_b] = &records;
+    let mut cautions = cautions::cautions(of_a, of_b);
+    if a.root().canonicalize().ok() == b.root().canonicalize().ok() {
+        cautions.insert(0, "Both are the same directory.".into());
+    }
+    let mut read = |file: &str| {
+        b.read_json::<Value>(file).unwrap_or_else(|e| {
+            cautions.push(format!("{file} cannot be read: {}", e.root_cause()));
+            None
+        })
     };
-    let setting = |name: String| {
-        let (a, b) = (settings.0.get(&name).cloned(), settings.1.get(&name).cloned());
-        Setting { name, a, b }
+    let (verify, quick) = (read("verify.json"), read("quick.json").unwrap_or_default());
+    let table = table::rows(of_a, of_b);
+    let checklist = checklist::Evidence {
+        verify: verify.as_ref(),
+        quick: &quick,
+        runs: &records,
+        table: &table,
     };
-    let differs = merged(&settings.0, &settings.1).into_iter().map(setting);
+    let used = optimizations::used(of_a).into_iter().zip(optimizations::used(of_b));
     Comparison {
-        a: a.name,
-        b: b.name,
-        figures: names.iter().map(figure).collect(),
-        differs: differs.filter(|s| s.a != s.b).collect(),
-    }
-}
-
-/// Names that either has, whole-run figures before those of stages and kinds.
-fn merged<T>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>) -> Vec<String> {
-    let mut names: Vec<String> = a.keys().chain(b.keys()).cloned().collect();
-    names.sort_by(|x, y| (x.contains('.'), x).cmp(&(y.contains('.'), y)));
-    names.dedup();
-    names
-}
-
-fn figures(record: &Record) -> BTreeMap<String, f64> {
-    let mut found = BTreeMap::new();
-    leaves("", &record.summary, &mut |path, leaf| {
-        let described = path.starts_with("machine.") || path.starts_with("command.");
-        if let Some(x) = leaf.as_f64().filter(|_| !described) {
-            found.insert(path.into(), x);
-        }
-    });
-    let mut add = |name: String, x: Option<f64>| {
-        if let Some(x) = x.filter(|x| x.is_finite()) {
-            found.entry(name).or_insert(x);
-        }
-    };
-    add("val_bpb".into(), record.val_bpb());
-    for s in &record.stages {
-        add(format!("stages.{}.seconds", s.name), s.seconds);
-        add(format!("stages.{}.tokens", s.name), s.tokens);
-        add(format!("stages.{}.tokens_per_sec", s.name), s.tokens_per_sec);
-        add(format!("stages.{}.final_loss", s.name), s.final_loss());
-        add(format!("stages.{}.val_bpb", s.name), s.last_bpb());
-    }
-    for s in &record.scores {
-        add(format!("scores.{}", s.kind), s.score);
-    }
-    found
-}
-
-fn settings(record: &Record) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    found.insert("command".into(), record.command());
-    found.insert("version".into(), record.version());
-    let mut add = |path: &str, leaf: &Value| {
-        found.insert(path.into(), leaf.to_string());
-    };
-    leaves("machine", &Value::Object(record.machine()), &mut add);
-    leaves("settings", &record.run["settings"], &mut add);
-    found.retain(|_, text| !text.is_empty());
-    found
-}
-
-/// Calls `take` with the path and value of each scalar.
-fn leaves(path: &str, value: &Value, take: &mut dyn FnMut(&str, &Value)) {
-    let join = |key: &str| if path.is_empty() { key.into() } else { format!("{path}.{key}") };
-    match value {
-        Value::Object(map) => map.iter().for_each(|(k, v)| leaves(&join(k), v, take)),
-        Value::Array(items) => {
-            items.iter().enumerate().for_each(|(i, v)| leaves(&join(&i.to_string()), v, take));
-        }
-        Value::Null => {}
-        scalar => take(path, scalar),
-    }
-}
-
-/// Six significant digits at most, small numbers as they are.
-fn cell(x: Option<f64>) -> String {
-    match x {
-        None => NOT_MEASURED.into(),
-        Some(x) if x == x.trunc() && x.abs() < 1e15 => format!("{x:.0}"),
-        Some(x) if (1e-3..1e3).contains(&x.abs()) => format!("{x:.4}"),
-        Some(x) if (1e3..1e9).contains(&x.abs()) => format!("{x:.1}"),
-        Some(x) => format!("{x:.4e}"),
+        a: of_a.name.clone(),
+        b: of_b.name.clone(),
+        checklist: checklist.checks(),
+        table,
+        optimizations: used.map(|((name, a), (_, b))| Used { name, a, b }).collect(),
+        cautions,
+        quick: quick::rows(&quick),
+        figures: figures::figures(of_a, of_b),
+        differs: figures::differs(of_a, of_b),
+        quick_on: quick::machine(&quick),
+        records,
     }
 }
 
 impl Comparison {
-    /// The comparison as lines of text.
-    pub fn table(&self) -> String {
-        let mut rows: Vec<[String; 5]> =
-            vec![["figure", "A", "B", "B - A", "B / A"].map(String::from)];
-        let sign = |x: Option<f64>| match x {
-            Some(d) if d > 0.0 => format!("+{}", cell(x)),
-            Some(_) => cell(x),
-            None => String::new(),
+    /// Writes `compare.md` and `compare.html`; makes the directory when it is not there.
+    ///
+    /// Errors: a file cannot be written.
+    pub fn write(&self, out: &Path) -> Result<[PathBuf; 2]> {
+        let out = RunDir::open_or_create(Some(out), "")?;
+        super::write(&out, &FILES, [markdown::page(self), html::page(self)])?;
+        Ok(FILES.map(|f| out.join(f)))
+    }
+
+    /// The gains in one paragraph.
+    fn verdict(&self) -> String {
+        let of = |metric: &str| self.table.iter().find(|r| r.metric == metric);
+        let said = |metric, words: fn(&str, &str) -> String| {
+            let row = of(metric).filter(|r| r.baseline.is_some() && r.optimized.is_some())?;
+            Some(format!("{}: {}.", words(&row.shown[0], &row.shown[1]), row.gain.text))
         };
-        let ratio = |f: &Figure| f.ratio.map_or(String::new(), |r| format!("{r:.3}x"));
-        rows.extend(
-            self.figures
-                .iter()
-                .map(|f| [f.name.clone(), cell(f.a), cell(f.b), sign(f.difference), ratio(f)]),
-        );
-        let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
-        let w: [usize; 5] = std::array::from_fn(width);
-        let mut out = format!("A: {}\nB: {}\n\n", self.a, self.b);
-        for [name, a, b, d, r] in &rows {
-            let line = format!(
-                "{name:<0$}  {a:>1$}  {b:>2$}  {d:>3$}  {r:>4$}",
-                w[0], w[1], w[2], w[3], w[4]
-            );
-            let _ = writeln!(out, "{}", line.trim_end());
+        let said = [
+            said(table::TRAINING, |a, b| format!("Training took {b} instead of {a}")),
+            said(table::SFT_RATE, |a, b| {
+                format!("Finetuning trained on {b} tokens a second instead of {a}")
+            }),
+            said(table::DECODING, |a, b| format!("Decoding runs at {b} instead of {a}")),
+            said(table::BPB, |a, b| {
+                format!("Held-out text is predicted at {b} bits per byte instead of {a}")
+            }),
+        ];
+        match said.into_iter().flatten().collect::<Vec<_>>() {
+            said if said.is_empty() => "No figure was measured in both runs.".into(),
+            said => said.join(" "),
         }
-        if !self.differs.is_empty() {
-            out += "\nWhat else differs:\n";
-        }
-        for s in &self.differs {
-            let side = |x: &Option<String>| x.as_deref().map_or("absent".into(), |t| clip(t, 120));
-            let _ = writeln!(out, "  {}: {} -> {}", s.name, side(&s.a), side(&s.b));
-        }
-        out
     }
 }

@@ -40,6 +40,11 @@ pub fn percent(share: f64) -> String {
     format!("{}%", text.strip_suffix(".0").unwrap_or(&text))
 }
 
+/// `0.452` is `45.2 %`, `1.0` is `100 %`: beside words.
+pub fn share(share: f64) -> String {
+    percent(share).replace('%', " %")
+}
+
 /// Four decimals: losses and bits per byte.
 pub fn four(x: f64) -> String {
     format!("{x:.4}")

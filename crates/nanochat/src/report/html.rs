@@ -5,8 +5,10 @@ use std::fmt::Write;
 use super::chart::{Chart, Mark, Series};
 use super::curve::{MOST_POINTS, Point, calm, median, thin};
 use super::figures::{NOT_MEASURED, clip, commas, four, known, percent, span};
-use super::record::{Answer, Record, Score, Stage};
-use super::sections;
+use super::frame::{self, MISSING, card, columns, escape, facts};
+use super::record::{Answer, Record, Score};
+use super::stage::Stage;
+use super::{optimizations, sections};
 
 /// Answers of a kind that are shown, right and wrong each; kinds whose answers are shown.
 const ANSWERS: usize = 20;
@@ -23,20 +25,9 @@ const CURVES: usize = 8;
 /// Bytes of page after which no more answers follow: escaping makes a character six.
 const ANSWERS_UNTIL: usize = 1_200_000;
 
-const MISSING: &str = "<p class=\"none\">not measured</p>\n";
-
 /// The whole page.
 pub fn page(record: &Record) -> String {
-    let title = escape(&record.name);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}: nanochat run</title>\n<style>\n{}</style>\n</head>\n<body>\n",
-        include_str!("page.css")
-    );
+    let mut out = frame::open(&format!("{}: nanochat run", record.name));
     head(&mut out, record);
     out += "<main>\n";
     tiles(&mut out, record);
@@ -45,31 +36,12 @@ pub fn page(record: &Record) -> String {
     conversation(&mut out, record);
     curves(&mut out, record);
     answers(&mut out, record);
-    circumstances(&mut out, record);
-    out += "</main>\n";
-    let _ = writeln!(
-        out,
-        "<footer><p>{}</p></footer>\n</body>\n</html>",
-        escape(&sections::wall_line(record))
-    );
-    out
-}
-
-/// Text of unknown origin as HTML text or attribute value.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        match c {
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '&' => out += "&amp;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
+    let used = optimizations::rows(record);
+    if !used.is_empty() {
+        out += &facts("Optimizations", &used);
     }
+    circumstances(&mut out, record);
+    frame::close(&mut out, &sections::wall_line(record));
     out
 }
 
@@ -109,24 +81,6 @@ fn tiles(out: &mut String, record: &Record) {
         let _ = writeln!(out, "<div><dt>{name}</dt><dd{class}>{value}</dd></div>");
     }
     *out += "</dl>\n";
-}
-
-/// A table that scrolls sideways inside its card where the screen is narrow.
-fn card(out: &mut String, label: &str, class: &str, inside: &str) {
-    let _ = writeln!(
-        out,
-        "<div class=\"card scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\">\
-         <table class=\"{class}\">\n{inside}</table></div>"
-    );
-}
-
-fn columns(names: &[&str], numbers_from: usize) -> String {
-    let mut out = String::from("<thead><tr>");
-    for (i, name) in names.iter().enumerate() {
-        let class = if i >= numbers_from { " class=\"num\"" } else { "" };
-        let _ = write!(out, "<th scope=\"col\"{class}>{name}</th>");
-    }
-    out + "</tr></thead>\n"
 }
 
 fn stages(out: &mut String, record: &Record) {
@@ -300,16 +254,6 @@ fn answers_of(out: &mut String, score: &Score) {
     *out += "</details>\n";
 }
 
-fn facts(title: &str, rows: &[(String, String)]) -> String {
-    let mut out =
-        format!("<div><h2>{title}</h2>\n<div class=\"card\"><table class=\"facts\"><tbody>\n");
-    for (name, value) in rows {
-        let (name, value) = (escape(name), escape(value));
-        let _ = writeln!(out, "<tr><th scope=\"row\">{name}</th><td>{value}</td></tr>");
-    }
-    out + "</tbody></table></div></div>\n"
-}
-
 /// Machine, timings, command, settings.
 fn circumstances(out: &mut String, record: &Record) {
     let machine = facts("Machine", &sections::machine(record));
@@ -326,18 +270,5 @@ fn circumstances(out: &mut String, record: &Record) {
         let settings = escape(&settings);
         let _ =
             writeln!(out, "<details><summary>Settings</summary>\n<pre>{settings}</pre></details>");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_text_leaves_its_element() {
-        let nasty = "<script>alert(1)</script>\"' onload=x & \u{7}";
-        let safe = escape(nasty);
-        assert!(!safe.contains(['<', '>', '"', '\'', '\u{7}']));
-        assert!(safe.starts_with("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; onload"));
     }
 }

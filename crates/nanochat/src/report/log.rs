@@ -1,13 +1,24 @@
-//! Step and evaluation lines of a training log, ours and upstream's -> a [`Summary`].
+//! The lines of a training log, ours, upstream's and the benchmark's -> a [`Summary`].
 //!
 //! ```text
 //! step 100 | loss 3.4560 | tokens/sec: 125000 | 3.9% of 2520 | lrm 1.00 | dt 412ms | ...
 //! step 00100/02520 (3.97%) | loss: 3.456789 | lrm: 1.00 | dt: 412.34ms | tok/sec: 1,271,512 | ...
 //! Step 00010/00700 | Training loss: 1.234567| lrm: 1.000000| num_tokens: 12,345
 //! Step 00250 | Validation bpb: 0.912345
+//! Found optimal batch_size=93 in 20.5 seconds
+//! auto-batch-size {"batch_size":8,"accumulation":2,"discovery_s":1.2,...}
+//! decode 2244 tokens/sec
 //! Total wall clock time: 3h51m
 //! ```
 //! Anything may stand around such lines; a carriage return ends one as a newline does.
+//!
+//! `line` takes a line apart | `events` lines that are no steps | `table` the benchmark's table
+
+mod events;
+mod line;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,7 +27,9 @@ use std::io::{self, BufRead};
 use serde::Serialize;
 
 use super::curve;
-use super::figures::{commas, four, known, span};
+use super::figures::{commas, four, known, span, wall};
+pub use events::BatchSize;
+use line::Field;
 
 /// What a log says.
 #[derive(Debug, Default, Serialize)]
@@ -31,23 +44,53 @@ pub struct Summary {
     pub final_loss: Option<f64>,
     /// Median of all step lines.
     pub tokens_per_sec: Option<f64>,
+    /// Median of pretraining's step lines.
+    pub base_tokens_per_sec: Option<f64>,
+    /// Median milliseconds of finetuning's steps.
+    pub sft_step_ms: Option<f64>,
+    /// Tokens a second of decoding: the last `decode` line, else the median of the chat's answers.
+    pub decode_tokens_per_sec: Option<f64>,
     /// Last validation bits per byte.
     pub val_bpb: Option<f64>,
     /// Lowest validation bits per byte.
     pub min_val_bpb: Option<f64>,
     /// Last value of every other evaluation, by its name in lower case: `core metric`, ...
     pub evals: BTreeMap<String, f64>,
-    /// `Total training time`, seconds.
+    /// `Total training time` of the stages that say it, seconds.
     pub training_s: Option<f64>,
     /// `Total wall clock time`, seconds.
     pub wall_s: Option<f64>,
-    /// `Peak memory usage`, MiB.
+    /// `Peak memory usage`, MiB; of several the highest.
     pub peak_memory_mib: Option<f64>,
+    /// The peak as a share of the limit that the batch size was chosen for.
+    pub memory_utilization: Option<f64>,
+    /// The last batch size that the log tells of.
+    pub batch_size: Option<BatchSize>,
+    #[serde(skip)]
+    seen: Seen,
 }
 
-/// Steps that rise; a fall below half of the last step begins the next stage.
+/// What waits for a later line.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The stage that a line named, until its first step.
+    named: Option<&'static str>,
+    /// A batch size, until the first step that it is of.
+    batch_size: Option<BatchSize>,
+    /// The last memory limit of a batch size, bytes.
+    limit_bytes: Option<f64>,
+    /// Rate of the last `decode` line.
+    decode: Option<f64>,
+    /// Rates of the chat's answers.
+    answers: Vec<f64>,
+}
+
+/// Steps that rise; a fall below half of the last step begins the next stage, and so does a line
+/// that names another one.
 #[derive(Debug, Default, Serialize)]
 pub struct Stage {
+    /// `base`, `mid`, `sft` or `rl`: as the log says, else by its place.
+    pub name: Option<&'static str>,
     /// First step seen.
     pub first_step: u64,
     /// Last step seen.
@@ -66,10 +109,16 @@ pub struct Stage {
     pub not_finite: usize,
     /// Median.
     pub tokens_per_sec: Option<f64>,
-    /// Median milliseconds of a step.
+    /// Median milliseconds of a step; without them the average that a line gives.
     pub dt_ms: Option<f64>,
     /// Last model flops utilisation, percent.
     pub mfu: Option<f64>,
+    /// Last validation bits per byte.
+    pub val_bpb: Option<f64>,
+    /// `Total training time` after its steps, seconds.
+    pub training_s: Option<f64>,
+    /// Its batch size.
+    pub batch_size: Option<BatchSize>,
     #[serde(skip)]
     rates: Vec<f64>,
     #[serde(skip)]
@@ -87,80 +136,12 @@ pub fn parse(mut log: impl BufRead) -> io::Result<Summary> {
         for piece in line.split(|b| *b == b'\r').filter(|p| !p.trim_ascii().is_empty()) {
             summary.lines += 1;
             let head = String::from_utf8_lossy(&piece[..piece.len().min(LINE_BYTES)]);
-            summary.take(&plain(&head));
+            summary.take(&line::plain(&head));
         }
         line.clear();
     }
-    for stage in &mut summary.stages {
-        stage.tokens_per_sec = curve::median(stage.rates.iter().copied());
-        stage.dt_ms = curve::median(stage.times.iter().copied());
-    }
-    let rates = summary.stages.iter().flat_map(|s| s.rates.iter().copied());
-    summary.tokens_per_sec = curve::median(rates);
+    summary.complete();
     Ok(summary)
-}
-
-/// Without terminal colours and cursor moves: `ESC [ ... letter`.
-fn plain(text: &str) -> String {
-    let mut parts = text.split("\x1b[");
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        out += part
-            .trim_start_matches(|c: char| c.is_ascii_digit() || ";?".contains(c))
-            .get(1..)
-            .unwrap_or("");
-    }
-    out
-}
-
-/// The number that a text begins with, commas allowed: `1,271,512`, `412.34ms`, `nan`.
-fn leading(text: &str) -> Option<f64> {
-    let text = text.trim_start();
-    let word = text.split([' ', '|', '%']).next().unwrap_or("").to_ascii_lowercase();
-    if matches!(word.as_str(), "nan" | "inf" | "-inf") {
-        return word.parse().ok();
-    }
-    let bare: String = word.chars().filter(|c| *c != ',').collect();
-    let digits = bare.trim_end_matches(|c: char| !c.is_ascii_digit() && c != '.');
-    (1..=digits.len()).rev().find_map(|end| digits.get(..end)?.parse().ok())
-}
-
-/// Seconds of `1h 23m`, `3h51m`, `99.12m`, `42s`.
-fn seconds(text: &str) -> Option<f64> {
-    let (mut total, mut number, mut found) = (0.0, String::new(), false);
-    for c in text.trim().chars() {
-        let unit = match c {
-            '0'..='9' | '.' => {
-                number.push(c);
-                continue;
-            }
-            ' ' => continue,
-            'h' => 3600.0,
-            'm' => 60.0,
-            's' => 1.0,
-            _ => break,
-        };
-        total += unit * number.parse::<f64>().ok()?;
-        number.clear();
-        found = true;
-    }
-    found.then_some(total)
-}
-
-/// `step 100`, `Step 00100/02520 (3.97%)`, with anything before it: step, planned steps.
-fn step_of(field: &str) -> Option<(u64, Option<u64>)> {
-    let at = field.to_ascii_lowercase().rfind("step ")?;
-    let rest = field[at + 5..].trim_start();
-    let digits = |t: &str| t.chars().take_while(char::is_ascii_digit).collect::<String>();
-    let step = digits(rest);
-    let of = rest[step.len()..].strip_prefix('/').and_then(|t| digits(t).parse().ok());
-    Some((step.parse().ok()?, of))
-}
-
-/// `loss: 3.45`, `tokens/sec: 125000`, `lrm 1.00`: key in lower case, value.
-fn key_value(field: &str) -> Option<(String, f64)> {
-    let (key, value) = field.split_once(':').or_else(|| field.trim().rsplit_once(' '))?;
-    Some((key.trim().to_ascii_lowercase(), leading(value)?))
 }
 
 impl Summary {
@@ -169,11 +150,12 @@ impl Summary {
         let mut out = format!("{} step lines in {} lines\n", self.steps, self.lines);
         for s in &self.stages {
             let of = s.of.map_or(String::new(), |n| format!(" of {n}"));
+            let name = s.name.map_or(String::new(), |n| format!("{n} "));
             let (first, last) = (known(s.first_loss, four), known(s.final_loss, four));
             let (low, rate) = (known(s.min_loss, four), known(s.tokens_per_sec, commas));
             let _ = writeln!(
                 out,
-                "steps {} to {}{of}: loss {first} -> {last}, lowest {low}; \
+                "{name}steps {} to {}{of}: loss {first} -> {last}, lowest {low}; \
                  tokens/sec: {rate} (median)",
                 s.first_step, s.last_step
             );
@@ -184,39 +166,60 @@ impl Summary {
             let _ = writeln!(out, "{name}: {}", four(*x));
         }
         let _ = writeln!(out, "training: {}", known(self.training_s, span));
-        let _ = writeln!(out, "wall clock: {}", known(self.wall_s, span));
+        let _ = writeln!(out, "wall clock: {}", known(self.wall_s, wall));
         out
     }
 
     fn take(&mut self, line: &str) {
         let mut fields = line.split('|');
-        let step = fields.next().and_then(step_of);
-        let pairs: Vec<(String, f64)> = fields.filter_map(key_value).collect();
-        let find = |keys: &[&str]| pairs.iter().find(|p| keys.contains(&p.0.as_str())).map(|p| p.1);
-        let loss = find(&["loss", "training loss", "train loss"]);
+        let step = fields.next().and_then(line::step_of);
+        let fields: Vec<Field> = fields.filter_map(Field::read).collect();
+        let find = |keys: &[&str]| fields.iter().find(|f| keys.contains(&f.key.as_str()));
+        let value = |keys: &[&str]| find(keys).map(|f| f.value);
+        let loss = value(&["loss", "training loss", "train loss"]);
         match (step, loss) {
             (Some((step, of)), Some(loss)) => {
-                let planned = find(&["of"])
-                    .or_else(|| pairs.iter().find(|p| p.0.ends_with("% of")).map(|p| p.1));
-                let stage = self.stage(step);
+                let planned = value(&["of"])
+                    .or_else(|| fields.iter().find(|f| f.key.ends_with("% of")).map(|f| f.value));
+                // Upstream's finetuning says "Training loss", its pretraining "loss".
+                let sft = find(&["training loss"]).map(|_| "sft");
+                let stage = self.stage(step, sft);
                 stage.of = of.or(planned.map(|n| n as u64)).or(stage.of);
                 stage.take_loss(loss);
-                stage.rates.extend(find(&["tokens/sec", "tok/sec", "tok/s"]));
-                stage.times.extend(find(&["dt"]));
-                stage.mfu = find(&["bf16_mfu", "mfu"]).or(stage.mfu);
+                stage.rates.extend(value(&["tokens/sec", "tok/sec", "tok/s"]));
+                stage.times.extend(find(&line::STEP_TIME_KEYS).and_then(Field::milliseconds));
+                stage.mfu = value(&["bf16_mfu", "mfu"]).or(stage.mfu);
                 self.steps += 1;
                 self.final_loss = Some(loss).filter(|l| l.is_finite()).or(self.final_loss);
             }
-            (Some(_), None) => pairs.into_iter().for_each(|(key, x)| self.take_eval(key, x)),
-            (None, _) => self.take_total(line),
+            (Some((step, _)), None) => {
+                // A validation before the first step of a stage is not the last stage's.
+                let stage = self.stages.last_mut().filter(|s| step >= s.last_step.div_ceil(2));
+                if let Some(stage) = stage {
+                    let bpb = value(&["validation bpb", "val bpb"]).filter(|x| x.is_finite());
+                    stage.val_bpb = bpb.or(stage.val_bpb);
+                }
+                fields.into_iter().for_each(|f| self.take_eval(f.key, f.value));
+            }
+            (None, _) => self.take_event(line, &fields),
         }
     }
 
-    fn stage(&mut self, step: u64) -> &mut Stage {
-        if self.stages.last().is_none_or(|s| step < s.last_step.div_ceil(2)) {
-            self.stages.push(Stage { first_step: step, ..Stage::default() });
+    /// The stage that a step belongs to. `name`: what the step line itself says.
+    fn stage(&mut self, step: u64, name: Option<&'static str>) -> &mut Stage {
+        let name = self.seen.named.take().or(name);
+        let begins = self.stages.last().is_none_or(|s| {
+            // Steps without a name may turn out to be pretraining's; any other name begins a stage.
+            let other =
+                name.is_some() && s.name != name && (s.name.is_some() || name != Some("base"));
+            step < s.last_step.div_ceil(2) || other
+        });
+        if begins {
+            self.stages.push(Stage { name, first_step: step, ..Stage::default() });
         }
         let stage = self.stages.last_mut().expect("a stage was pushed when there was none");
+        stage.name = stage.name.or(name);
+        stage.batch_size = self.seen.batch_size.take().or_else(|| stage.batch_size.take());
         stage.last_step = step;
         stage.steps += 1;
         stage
@@ -233,21 +236,46 @@ impl Summary {
         }
     }
 
-    /// Lines without a step: totals, and `CORE metric: 0.1912` alone on its line.
-    fn take_total(&mut self, line: &str) {
-        let Some((key, value)) = line.split_once(':') else { return };
-        let key = key.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_ascii_lowercase();
-        let x = leading(value).filter(|x| x.is_finite());
-        match (key.as_str(), x) {
-            ("total wall clock time", _) => self.wall_s = seconds(value).or(self.wall_s),
-            ("total training time", _) => self.training_s = seconds(value).or(self.training_s),
-            ("peak memory usage", _) => self.peak_memory_mib = x.or(self.peak_memory_mib),
-            ("minimum validation bpb", _) => self.min_val_bpb = x.or(self.min_val_bpb),
-            ("val bpb" | "validation bpb", Some(x)) => self.take_eval(key, x),
-            (k, Some(x)) if k.ends_with(" accuracy") || k.ends_with(" metric") => {
-                self.take_eval(key, x);
-            }
-            _ => {}
+    /// The last stage of a name.
+    fn stage_named(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().rev().find(|s| s.name == Some(name))
+    }
+
+    /// Medians, names by place, and what the table needs of the stages.
+    fn complete(&mut self) {
+        for stage in &mut self.stages {
+            stage.tokens_per_sec = curve::median(stage.rates.iter().copied());
+            stage.dt_ms = curve::median(stage.times.iter().copied()).or(stage.dt_ms);
+        }
+        let rates = self.stages.iter().flat_map(|s| s.rates.iter().copied());
+        self.tokens_per_sec = curve::median(rates);
+        self.name_stages();
+        self.base_tokens_per_sec = self.stage_named("base").and_then(|s| s.tokens_per_sec);
+        self.sft_step_ms = self.stage_named("sft").and_then(|s| s.dt_ms);
+        let answers = curve::median(self.seen.answers.iter().copied());
+        self.decode_tokens_per_sec = self.seen.decode.or(answers);
+        let told: Vec<f64> = self.stages.iter().filter_map(|s| s.training_s).collect();
+        if !told.is_empty() {
+            self.training_s = Some(told.iter().sum());
+        }
+        let limit = self.seen.limit_bytes.filter(|l| *l > 0.0);
+        let peak =
+            self.peak_memory_mib.filter(|mib| *mib > 0.0).map(|mib| mib * f64::from(1 << 20));
+        self.memory_utilization = peak.zip(limit).map(|(peak, limit)| peak / limit);
+    }
+
+    /// The first stage without a name is pretraining, the last of several finetuning.
+    fn name_stages(&mut self) {
+        let n = self.stages.len();
+        let known = |stages: &[Stage], name| stages.iter().any(|s| s.name == Some(name));
+        if n > 0 && self.stages[0].name.is_none() && !known(&self.stages, "base") {
+            self.stages[0].name = Some("base");
+        }
+        if n > 1 && self.stages[n - 1].name.is_none() && !known(&self.stages, "sft") {
+            self.stages[n - 1].name = Some("sft");
+        }
+        if n == 3 && self.stages[1].name.is_none() {
+            self.stages[1].name = Some("mid");
         }
     }
 }
@@ -261,74 +289,5 @@ impl Stage {
         self.first_loss = self.first_loss.or(Some(loss));
         self.final_loss = Some(loss);
         self.min_loss = Some(self.min_loss.map_or(loss, |m| m.min(loss)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(log: &str) -> Summary {
-        parse(log.as_bytes()).expect("a slice is readable")
-    }
-
-    #[test]
-    fn our_lines() {
-        let s = read(
-            "step 1 | loss 9.0000 | tokens/sec: 100000 | 0.0% of 2520 | lrm 0.50 | dt 500ms | epoch 1 | eta 17.0m\n\
-             \r\x1b[2Kstep 100 | loss 3.4560 | tokens/sec: 125000 | 3.9% of 2520 | lrm 1.00 | dt 412ms | epoch 1 | eta 17.0m\r\x1b[2K\
-             step 101 | loss 3.4000 | tokens/sec: 124000\nStep 00101 | Validation bpb: 1.234567\n\
-             checkpoint /x/step 7\nsample | the capital: 12\nstep 1 | loss 2.0 | tokens/sec: 90000\n\
-             Total wall clock time: 0h 17m\n",
-        );
-        assert_eq!((s.steps, s.stages.len()), (4, 2));
-        let base = &s.stages[0];
-        assert_eq!((base.first_step, base.last_step, base.of), (1, 101, Some(2520)));
-        assert_eq!((base.first_loss, base.final_loss), (Some(9.0), Some(3.4)));
-        assert_eq!((base.tokens_per_sec, base.dt_ms), (Some(124_000.0), Some(500.0)));
-        assert_eq!((s.final_loss, s.val_bpb), (Some(2.0), Some(1.234567)));
-        assert_eq!(s.wall_s, Some(1020.0));
-    }
-
-    #[test]
-    fn upstream_lines() {
-        let s = read(
-            "step 00100/02520 (3.97%) | loss: 3.456789 | lrm: 1.00 | dt: 412.34ms | tok/sec: 1,271,512 | bf16_mfu: 45.12 | epoch: 1 pq: 3 rg: 120 | total time: 0.62m | eta: 17.0m\n\
-             Step 00250 | Validation bpb: 0.912345\nStep 00500 | Validation bpb: 0.952345\n\
-             Step 02000 | CORE metric: 0.1912\nStep 00200 | ChatCORE: 0.1234 | ChatCORE_cat: 0.1500\n\
-             step 00200/21400 (0.47%) | loss: 2.5 | grad norm: 0.3112 | lrm: 1.00 | dt: 400.00ms | tok/sec: 125,000 | mfu: 40.00 | total time: 0.6m\n\
-             step 00201 (0.50%) | loss: nan | lrm: 1.00 | dt: 1.00ms | tok/sec: 125,000 | mfu: 41.00\n\
-             Step 00010/00700 | Training loss: 1.234567| lrm: 1.000000| num_tokens: 12,345\n\
-             Peak memory usage: 12345.67MiB\nTotal training time: 99.12m\n\
-             Minimum validation bpb: 0.718000\n- Total wall clock time: 3h51m\n",
-        );
-        assert_eq!((s.steps, s.stages.len()), (4, 2));
-        let base = &s.stages[0];
-        assert_eq!((base.of, base.not_finite, base.mfu), (Some(21_400), 1, Some(41.0)));
-        assert_eq!((base.first_loss, base.final_loss), (Some(3.456789), Some(2.5)));
-        assert_eq!(base.tokens_per_sec, Some(125_000.0));
-        assert_eq!((s.stages[1].of, s.final_loss), (Some(700), Some(1.234567)));
-        assert_eq!((s.val_bpb, s.min_val_bpb), (Some(0.952345), Some(0.718)));
-        assert_eq!((s.evals["core metric"], s.evals["chatcore_cat"]), (0.1912, 0.15));
-        assert_eq!((s.training_s, s.wall_s), (Some(99.12 * 60.0), Some(13_860.0)));
-        assert_eq!(s.peak_memory_mib, Some(12_345.67));
-    }
-
-    #[test]
-    fn noise_is_not_a_step() {
-        let s =
-            read("step by step | loss of words\nTotal wall clock time: unknown\n\u{0}\u{1b}[\n");
-        assert_eq!((s.steps, s.wall_s), (0, None));
-        assert_eq!(
-            (leading("x"), leading("1e-3"), leading("12.5,")),
-            (None, Some(1e-3), Some(12.5))
-        );
-    }
-
-    #[test]
-    fn a_resume_is_not_a_stage() {
-        let s =
-            read("step 900 | loss 2\nstep 1000 | loss 2\nstep 951 | loss 2\nstep 1001 | loss 1\n");
-        assert_eq!((s.stages.len(), s.stages[0].last_step, s.steps), (1, 1001, 4));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::figures::{NOT_MEASURED, clip, known, percent};
 use super::record::{Answer, Record};
-use super::sections;
+use super::{optimizations, sections};
 
 /// Answers of a kind that are shown, right and wrong each.
 const ANSWERS: usize = 3;
@@ -28,6 +28,10 @@ pub fn page(record: &Record) -> String {
     scores(&mut out, record);
     conversation(&mut out, record);
     answers(&mut out, record);
+    let used = optimizations::rows(record);
+    if !used.is_empty() {
+        pairs(&mut out, "Optimizations", &used);
+    }
     pairs(&mut out, "Machine", &sections::machine(record));
     out += "## Command\n\n";
     let command = record.command();
@@ -41,7 +45,7 @@ pub fn page(record: &Record) -> String {
 }
 
 /// Text of unknown origin as one line of Markdown that shows it as it is.
-fn inline(text: &str) -> String {
+pub fn inline(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
@@ -58,13 +62,14 @@ fn inline(text: &str) -> String {
 }
 
 /// A code block that no run of backticks inside can close.
-fn fenced(language: &str, text: &str) -> String {
+pub fn fenced(language: &str, text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}{language}\n{text}\n{fence}\n\n")
 }
 
-fn table(out: &mut String, columns: &[&str], right_from: usize, rows: &[Vec<String>]) {
+/// A table; cells are Markdown already, those from the column `right_from` on stand right.
+pub fn table(out: &mut String, columns: &[&str], right_from: usize, rows: &[Vec<String>]) {
     let rule = |i| if i >= right_from { "---:" } else { "---" };
     let rules: Vec<&str> = (0..columns.len()).map(rule).collect();
     let _ = writeln!(out, "| {} |\n| {} |", columns.join(" | "), rules.join(" | "));
@@ -74,7 +79,8 @@ fn table(out: &mut String, columns: &[&str], right_from: usize, rows: &[Vec<Stri
     out.push('\n');
 }
 
-fn pairs(out: &mut String, title: &str, rows: &[(String, String)]) {
+/// Names and values as a list under a heading.
+pub fn pairs(out: &mut String, title: &str, rows: &[(String, String)]) {
     let _ = writeln!(out, "## {title}\n");
     for (name, value) in rows {
         let _ = writeln!(out, "- {}: {}", inline(name), inline(value));

@@ -1,7 +1,8 @@
 //! A run directory -> `report.md`, `report.html`; two of them -> a comparison; a log -> a summary.
 //!
-//! `record` what a run left | `sections` what is said | `markdown`, `html` how | `chart`, `curve`
-//! plots | `figures` numbers as text | `compare` two runs | `log` step lines of any log
+//! `record`, `stage` what a run left | `sections`, `optimizations` what is said | `markdown`,
+//! `html` how | `frame` the page around it | `chart`, `curve` plots | `figures` numbers as text |
+//! `compare` two runs | `log` the lines of any log
 //!
 //! No trainer calls this: it reads files. Whatever a file lacks is "not measured".
 
@@ -9,12 +10,15 @@ mod chart;
 pub mod compare;
 mod curve;
 mod figures;
+mod frame;
 mod html;
 pub mod log;
 mod markdown;
+mod optimizations;
 pub mod plot;
 mod record;
 mod sections;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +34,13 @@ pub const FILES: [&str; 2] = ["report.md", "report.html"];
 /// Errors: a file cannot be written. What cannot be read is "not measured".
 pub fn build(run: &RunDir) -> Result<()> {
     let record = record::Record::read(run);
-    for (name, text) in FILES.iter().zip([markdown::page(&record), html::page(&record)]) {
-        let (to, tmp) = (run.join(name), run.join(&format!("{name}.tmp")));
+    write(run, &FILES, [markdown::page(&record), html::page(&record)])
+}
+
+/// Writes pages: aside, then renamed.
+fn write(dir: &RunDir, names: &[&str; 2], texts: [String; 2]) -> Result<()> {
+    for (name, text) in names.iter().zip(texts) {
+        let (to, tmp) = (dir.join(name), dir.join(&format!("{name}.tmp")));
         std::fs::write(&tmp, text)
             .and_then(|()| std::fs::rename(&tmp, &to))
             .with_context(|| format!("cannot write {}", to.display()))?;

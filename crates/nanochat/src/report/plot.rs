@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::chart::{Chart, Mark, Series};
 use super::curve::Point;
-use super::html::escape;
+use super::frame;
 
 /// A curve with a dot at each point.
 pub struct Curve<'a> {
@@ -29,15 +29,8 @@ pub fn write(file: &Path, title: &str, curves: &[Curve<'_>]) -> Result<()> {
 }
 
 fn page(title: &str, curves: &[Curve<'_>]) -> String {
-    let title = escape(title);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n\
-         <header><h1>{title}</h1></header>\n<main>\n",
-        include_str!("page.css")
-    );
+    let mut out = frame::open(title);
+    out += &format!("<header><h1>{}</h1></header>\n<main>\n", frame::escape(title));
     for (i, curve) in curves.iter().enumerate() {
         let chart = Chart {
             id: format!("c{i}"),
@@ -50,7 +43,8 @@ fn page(title: &str, curves: &[Curve<'_>]) -> String {
         };
         out += &chart.figure();
     }
-    out + "</main>\n</body>\n</html>\n"
+    frame::close(&mut out, "");
+    out
 }
 
 fn dots<'a>((name, points): &(&'a str, Vec<Point>)) -> Series<'a> {

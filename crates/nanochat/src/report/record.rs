@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::{Map, Value};
 
-use super::curve::{self, Point};
 use super::figures::date;
+use super::stage::Stage;
 use crate::run_dir::RunDir;
 
 /// A run.
@@ -29,33 +29,6 @@ pub struct Record {
     pub sample: Vec<Turn>,
     /// What could not be read.
     pub notes: Vec<String>,
-}
-
-/// One stage: `tokenizer`, `base`, `sft`, ...
-#[derive(Debug, Default)]
-pub struct Stage {
-    /// Its name in the files.
-    pub name: String,
-    /// Seconds.
-    pub seconds: Option<f64>,
-    /// Tokens that went through it.
-    pub tokens: Option<f64>,
-    /// Tokens a second.
-    pub tokens_per_sec: Option<f64>,
-    /// Loss of each step, nats per token.
-    pub loss: Vec<Point>,
-    /// Smoothed loss.
-    pub smooth_loss: Vec<Point>,
-    /// Bits per byte of held-out text.
-    pub val_bpb: Vec<Point>,
-    /// Learning-rate multiplier.
-    pub lr_multiplier: Vec<Point>,
-    /// Tokens a second, by step.
-    pub rate: Vec<Point>,
-    /// Milliseconds a step.
-    pub dt_ms: Vec<f64>,
-    /// Milliseconds spent waiting for data, all steps together.
-    pub data_ms: f64,
 }
 
 /// Held-out answers of one kind.
@@ -105,7 +78,8 @@ pub fn text(value: &Value, key: &str) -> String {
     }
 }
 
-fn list(value: &Value) -> &[Value] {
+/// The elements of a list; none of anything else.
+pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -143,7 +117,7 @@ impl Record {
 
     fn stage(&mut self, name: &str) -> &mut Stage {
         let at = self.stages.iter().position(|s| s.name == name).unwrap_or_else(|| {
-            self.stages.push(Stage { name: name.into(), ..Stage::default() });
+            self.stages.push(Stage::named(name));
             self.stages.len() - 1
         });
         &mut self.stages[at]
@@ -187,17 +161,14 @@ impl Record {
     fn read_summary_stages(&mut self) {
         let stages = self.summary["stages"].as_object().cloned().unwrap_or_default();
         for (name, of) in &stages {
-            let stage = self.stage(name);
-            stage.seconds = number(of, "seconds").or(stage.seconds);
-            // A stage that counts no tokens writes zeros.
-            let counted = |key| number(of, key).filter(|x| *x > 0.0);
-            stage.tokens = counted("tokens").or(stage.tokens);
-            stage.tokens_per_sec = counted("tokens_per_sec");
+            self.stage(name).take_summary(of);
         }
-        for stage in &mut self.stages {
-            let ratio = || Some(stage.tokens? / stage.seconds.filter(|s| *s > 0.0)?);
-            stage.tokens_per_sec = stage.tokens_per_sec.or_else(ratio);
-        }
+        self.stages.iter_mut().for_each(Stage::complete);
+    }
+
+    /// A stage by its name.
+    pub fn stage_named(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|s| s.name == name)
     }
 
     /// A figure of `summary.json`.
@@ -207,7 +178,7 @@ impl Record {
 
     /// Bits per byte on held-out text: the summary's, else the last one of pretraining.
     pub fn val_bpb(&self) -> Option<f64> {
-        let base = || self.stages.iter().find(|s| s.name == "base")?.last_bpb();
+        let base = || self.stage_named("base")?.last_bpb();
         self.figure("val_bpb").or_else(base)
     }
 
@@ -247,43 +218,6 @@ impl Record {
     /// When the run began; `None` when unknown.
     pub fn started(&self) -> Option<String> {
         number(&self.run, "started").map(date)
-    }
-}
-
-impl Stage {
-    fn take_step(&mut self, step: f64, row: &Value) {
-        let point = |key| number(row, key).map(|v| (step, v));
-        self.loss.extend(point("loss"));
-        self.smooth_loss.extend(point("smooth_loss"));
-        self.lr_multiplier.extend(point("lr_multiplier"));
-        self.rate.extend(point("tokens_per_sec"));
-        self.dt_ms.extend(number(row, "dt_ms"));
-        self.data_ms += number(row, "data_ms").unwrap_or(0.0);
-        self.seconds = number(row, "train_s").or(self.seconds);
-        if let Some(tokens) = number(row, "tokens") {
-            self.tokens = Some(self.tokens.unwrap_or(0.0) + tokens);
-        }
-    }
-
-    /// The last smoothed loss, else the last loss.
-    pub fn final_loss(&self) -> Option<f64> {
-        self.smooth_loss.last().or(self.loss.last()).map(|p| p.1)
-    }
-
-    /// The last bits per byte.
-    pub fn last_bpb(&self) -> Option<f64> {
-        self.val_bpb.last().map(|p| p.1)
-    }
-
-    /// Median seconds of a step.
-    pub fn step_s(&self) -> Option<f64> {
-        curve::median(self.dt_ms.iter().copied()).map(|ms| ms / 1e3)
-    }
-
-    /// Share of step time spent waiting for data.
-    pub fn data_share(&self) -> Option<f64> {
-        let all: f64 = self.dt_ms.iter().sum();
-        (all > 0.0).then(|| self.data_ms / all)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::curve;
 use super::figures::{NOT_MEASURED, bytes, clip, commas, four, known, percent, short, span, wall};
-use super::record::{Answer, Record, Score, Stage, number, text};
+use super::record::{Answer, Record, Score, number, text};
+use super::stage::Stage;
+use super::{curve, optimizations};
 
 /// Most characters of a settings block.
 const SETTINGS_CHARS: usize = 20_000;
@@ -130,6 +131,9 @@ pub fn timings(record: &Record) -> Vec<(String, String)> {
                     stage.dt_ms.len()
                 ),
             ));
+        }
+        if stage.name == "sft" {
+            rows.extend(optimizations::sft_rates(stage));
         }
     }
     let rate = |x| format!("{} tokens/sec", commas(x));

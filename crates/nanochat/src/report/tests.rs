@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 
 /// A directory that goes when the test ends.
-struct Dir(PathBuf);
+pub(super) struct Dir(pub(super) PathBuf);
 
 impl Dir {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path =
             std::env::temp_dir().join(format!("nanochat-report-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
@@ -18,12 +18,12 @@ impl Dir {
         Self(path)
     }
 
-    fn write(&self, file: &str, text: &str) -> &Self {
+    pub(super) fn write(&self, file: &str, text: &str) -> &Self {
         std::fs::write(self.0.join(file), text).expect("writable");
         self
     }
 
-    fn run(&self) -> RunDir {
+    pub(super) fn run(&self) -> RunDir {
         RunDir::find(Some(&self.0)).expect("it exists")
     }
 
@@ -39,7 +39,7 @@ impl Drop for Dir {
     }
 }
 
-fn step(stage: &str, step: u32, loss: f64) -> String {
+pub(super) fn step(stage: &str, step: u32, loss: f64) -> String {
     let row = json!({
         "kind": "step", "stage": stage, "step": step, "loss": loss, "smooth_loss": loss,
         "lr_multiplier": 1.0, "dt_ms": 100.0, "data_ms": 1.0, "tokens": 2048,
@@ -176,6 +176,40 @@ fn a_run_without_summary_adds_its_steps_up() {
 }
 
 #[test]
+fn the_optimizations_of_a_run_are_said() {
+    let dir = Dir::new("optimizations");
+    let mut figures = summary(20_480.0, 0.5);
+    figures["stages"]["sft"] = json!({ "seconds": 30.0, "tokens": 4000, "tokens_per_sec": 400.0,
+        "trained_tokens_per_sec": 250.4, "padding_share": 0.021, "plans": 1 });
+    figures["optimizations"] = json!({ "batch_size": "auto",
+        "device_batch_size": { "base": 16, "sft": 8 }, "sft_step": "compiled",
+        "sft_batching": "packed", "kv_cache": true, "first_token": "independent" });
+    figures["auto_batch_size"] = json!({
+        "base": { "batch_size": 16, "accumulation": 2, "predicted_bytes": 1_610_612_736u64,
+                  "limit_bytes": 8_589_934_592u64, "discovery_s": 1.24, "cached": false },
+        "sft": { "batch_size": 8, "cached": true } });
+    figures["diversity"] =
+        json!({ "n": 16, "distinct_1": 0.4, "distinct_2": 0.8, "first_tokens": 9 });
+    dir.write("summary.json", &figures.to_string());
+    let [md, html] = dir.pages();
+    for said in [
+        "automatic: 16 rows in pretraining, 8 in finetuning",
+        "compiled, packed rows, 1 plan",
+        "16 rows x 2, found in 1.2 s; 1.5 GiB of 8.0 GiB by plan",
+        "8 rows, from the cache",
+        "16 answers: 9 first tokens, distinct-1 0.40, distinct-2 0.80",
+        "250 tokens/sec",
+        "2.1%",
+    ] {
+        assert!(md.contains(said), "no {said:?} in\n{md}");
+        assert!(html.contains(said), "no {said:?} in the page");
+    }
+    // A run that says nothing of them has no such section.
+    let [md, html] = full(&Dir::new("silent")).pages();
+    assert!(!md.contains("## Optimizations") && !html.contains("Optimizations"));
+}
+
+#[test]
 fn a_comparison_has_differences_and_ratios() {
     let (a, b) = (Dir::new("a"), Dir::new("b"));
     let settings = |n: u32| json!({ "settings": { "base": { "n_layer": n } } }).to_string();
@@ -189,7 +223,7 @@ fn a_comparison_has_differences_and_ratios() {
     assert_eq!((score.difference, score.ratio), (Some(0.5), None));
     assert_eq!(found.differs.len(), 1);
     assert_eq!(found.differs[0].name, "settings.base.n_layer");
-    let table = found.table();
+    let table = found.text();
     assert!(table.contains("1.250x") && table.contains("+5000"), "{table}");
     assert!(table.contains("settings.base.n_layer: 4 -> 6"), "{table}");
     serde_json::to_string(&found).expect("it is plain data");
