@@ -150,7 +150,7 @@ impl Talks {
 }
 
 /// All that is said in a conversation, for the tokenizer to learn from.
-fn spoken(conversation: &Conversation) -> String {
+pub fn spoken(conversation: &Conversation) -> String {
     let mut texts = Vec::new();
     for message in &conversation.messages {
         match &message.content {

@@ -82,6 +82,7 @@ impl Nano {
             let detail = format!("{} tokens in a row, the rotary tables reach {reach}", bufs.t);
             return Err(Error::Config { field: "sequence_len", detail });
         }
+        self.forwarded.set(self.forwarded.get() + n as u64);
         // The raw embedding is needed for a moment only: the first layer's y1 lends its place.
         let raw = &bufs.layers[0].y1;
         be.embedding(raw, &self.param(Role::Wte), &bufs.tokens, c)?;

@@ -15,6 +15,8 @@ mod packed;
 pub mod recompute;
 pub mod table;
 
+use std::cell::Cell;
+
 use nanochat_compute::ops::rope_tables;
 use nanochat_compute::{Backend, DType, Tensor};
 
@@ -28,6 +30,7 @@ pub struct Nano {
     params: Tensor,
     cos: Tensor,
     sin: Tensor,
+    forwarded: Cell<u64>,
 }
 
 /// Positions of the rotary tables: ten times the sequence that a model is made for, as upstream has
@@ -46,7 +49,7 @@ impl Nano {
         let reach = rope_reach(&config);
         let (cos, sin) = rope_tables(reach, config.head_dim(), config.rules().rope_base);
         let (cos, sin) = (Tensor::from_f32(&cos)?, Tensor::from_f32(&sin)?);
-        Ok(Self { config, table, params, cos, sin })
+        Ok(Self { config, table, params, cos, sin, forwarded: Cell::new(0) })
     }
 
     /// Sizes and generation.
@@ -62,6 +65,11 @@ impl Nano {
     /// All parameters, in the order of the table.
     pub fn params(&self) -> &Tensor {
         &self.params
+    }
+
+    /// Tokens that went through the layers since the model was made, whoever sent them.
+    pub fn forwarded(&self) -> u64 {
+        self.forwarded.get()
     }
 
     /// Epsilon of every norm.

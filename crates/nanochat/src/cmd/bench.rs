@@ -5,6 +5,7 @@ mod child;
 pub mod infer;
 pub mod model;
 mod ops;
+pub mod sft;
 mod train;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use crate::cli::Global;
 pub use batch_size::BatchBench;
 use infer::InferBench;
 use model::ModelFlags;
+use sft::SftBench;
 
 /// What to time.
 #[derive(Subcommand)]
@@ -28,6 +30,8 @@ pub enum BenchCommand {
     BatchSize(BatchBench),
     /// Generation with a KV cache and without one, over batch sizes.
     Infer(InferBench),
+    /// The finetuning step in all its ways, on the same conversations.
+    Sft(SftBench),
 }
 
 /// Flags of `bench train`.
@@ -80,6 +84,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::Tokenizer(args) => tokenizer(args, global),
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
+        BenchCommand::Sft(args) => sft::run(args, global),
     }
 }
 

@@ -102,7 +102,13 @@ impl Job<'_> {
         (0..n as u64).map(|r| ((r * 104_729 + 1) % v) as u32).collect()
     }
 
-    fn cell(&self, n: usize, cache: Option<&NanoDecoder<'_>>, times: &Times, steps: &[f64]) -> Cell {
+    fn cell(
+        &self,
+        n: usize,
+        cache: Option<&NanoDecoder<'_>>,
+        times: &Times,
+        steps: &[f64],
+    ) -> Cell {
         let mut sorted = steps.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| 1e3 * sorted[((sorted.len() - 1) as f64 * share).round() as usize];
