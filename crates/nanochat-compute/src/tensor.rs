@@ -5,10 +5,11 @@
 //! handles into slices for the time of one call, after checking that nothing written overlaps
 //! anything else.
 
-use std::alloc::Layout;
 use std::ops::Range;
 use std::rc::Rc;
 
+pub use crate::memory::ALIGN;
+use crate::memory::Zeroed;
 use crate::{Error, Result};
 
 /// Element type.
@@ -35,36 +36,12 @@ impl DType {
     }
 }
 
-/// Alignment of every allocation: one cache line, one AVX-512 register.
-pub const ALIGN: usize = 64;
-
 /// Zeroed, aligned host memory.
-struct HostMemory {
-    ptr: *mut u8,
-    bytes: usize,
-}
+struct HostMemory(Zeroed);
 
 impl HostMemory {
     fn new(bytes: usize) -> Result<Self> {
-        let layout = Self::layout(bytes)?;
-        // SAFETY: the layout has a non-zero size (at least ALIGN bytes, see `layout`).
-        let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
-        if ptr.is_null() {
-            return Err(Error::Memory { bytes });
-        }
-        Ok(Self { ptr, bytes })
-    }
-
-    fn layout(bytes: usize) -> Result<Layout> {
-        Layout::from_size_align(bytes.max(ALIGN), ALIGN).map_err(|_| Error::Memory { bytes })
-    }
-}
-
-impl Drop for HostMemory {
-    fn drop(&mut self) {
-        let layout = Self::layout(self.bytes).expect("the layout was valid in HostMemory::new");
-        // SAFETY: `ptr` came from `alloc_zeroed` with this very layout and is freed once, here.
-        unsafe { std::alloc::dealloc(self.ptr, layout) }
+        Zeroed::new(bytes).map(Self).ok_or(Error::Memory { bytes })
     }
 }
 
@@ -181,7 +158,7 @@ impl Tensor {
     }
 
     fn byte_range(&self) -> Range<usize> {
-        let start = self.memory.ptr as usize + self.offset * self.dtype.size();
+        let start = self.memory.0.start() as usize + self.offset * self.dtype.size();
         start..start + self.bytes()
     }
 

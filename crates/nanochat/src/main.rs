@@ -2,7 +2,7 @@
 //!
 //! `cli` the commands and flags | `cmd` one file a command | `figures` numbers as people read them |
 //! `batch` rows of a micro batch | `memory` what this process may still have |
-//! `run_dir` where a run keeps its files |
+//! `run_dir` where a run keeps its files | `sampling` a test of first tokens |
 //! `pipeline` the stages | `stage` what a stage says of itself |
 //! `screen` what a person sees while it goes | `machine` what it runs on | `report` what it reached
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod memory;
 mod pipeline;
 mod report;
 mod run_dir;
+mod sampling;
 mod screen;
 mod stage;
 

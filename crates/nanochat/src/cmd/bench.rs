@@ -5,6 +5,7 @@ mod child;
 pub mod infer;
 pub mod model;
 mod ops;
+mod quick;
 pub mod sft;
 mod train;
 
@@ -15,6 +16,7 @@ use crate::cli::Global;
 pub use batch_size::BatchBench;
 use infer::InferBench;
 use model::ModelFlags;
+use quick::QuickBench;
 use sft::SftBench;
 
 /// What to time.
@@ -32,6 +34,8 @@ pub enum BenchCommand {
     Infer(InferBench),
     /// The finetuning step in all its ways, on the same conversations.
     Sft(SftBench),
+    /// The four optimizations on this machine, in minutes.
+    Quick(QuickBench),
 }
 
 /// Flags of `bench train`.
@@ -85,6 +89,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
         BenchCommand::Sft(args) => sft::run(args, global),
+        BenchCommand::Quick(args) => quick::run(args, global),
     }
 }
 

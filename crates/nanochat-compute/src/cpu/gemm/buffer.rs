@@ -1,62 +1,44 @@
 //! Packed words on cache-line boundaries, kept by each thread from call to call.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
-use std::ptr::NonNull;
+
+use crate::memory::Zeroed;
 
 /// Zeroed words, aligned to 64 bytes.
 pub(crate) struct Words {
-    start: NonNull<u32>,
+    memory: Option<Zeroed>,
     len: usize,
 }
 
-// SAFETY: `Words` owns its memory as a Vec does; u32 is Send and Sync.
-unsafe impl Send for Words {}
-// SAFETY: as above.
-unsafe impl Sync for Words {}
-
 impl Words {
     pub(crate) const fn empty() -> Words {
-        Words { start: NonNull::dangling(), len: 0 }
+        Words { memory: None, len: 0 }
     }
 
+    /// Panics where there is no memory, as a `Vec` does.
     pub(crate) fn zeroed(len: usize) -> Words {
         if len == 0 {
             return Words::empty();
         }
-        // SAFETY: the size is not zero.
-        let start = unsafe { alloc_zeroed(layout(len)) };
-        let Some(start) = NonNull::new(start.cast()) else { handle_alloc_error(layout(len)) };
-        Words { start, len }
+        let memory = len.checked_mul(4).and_then(Zeroed::new);
+        Words { memory: Some(memory.expect("memory for a workspace")), len }
     }
 
     /// The first word; the memory is that of an `&mut [u32]` of [`Words::len`].
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u32 {
-        self.start.as_ptr()
+        self.as_ptr().cast_mut()
     }
 
     pub(crate) fn as_ptr(&self) -> *const u32 {
-        self.start.as_ptr()
+        match &self.memory {
+            Some(memory) => memory.start().cast(),
+            None => std::ptr::dangling(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
-}
-
-impl Drop for Words {
-    fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: allocated by `zeroed` with this layout.
-            unsafe { dealloc(self.start.as_ptr().cast(), layout(self.len)) }
-        }
-    }
-}
-
-fn layout(len: usize) -> Layout {
-    Layout::array::<u32>(len)
-        .and_then(|array| array.align_to(64))
-        .expect("a workspace is smaller than isize::MAX bytes")
 }
 
 /// What a thread keeps a workspace for: a call may need one of each at a time.

@@ -17,11 +17,15 @@ use crate::cli::Global;
 use crate::machine;
 
 /// Endless random tokens.
-struct RandomTokens {
-    b: usize,
-    t: usize,
-    v: usize,
-    state: u64,
+pub struct RandomTokens {
+    /// Rows.
+    pub b: usize,
+    /// Tokens of a row.
+    pub t: usize,
+    /// Vocabulary.
+    pub v: usize,
+    /// Of the generator.
+    pub state: u64,
 }
 
 impl Batches for RandomTokens {
