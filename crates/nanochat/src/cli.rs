@@ -147,6 +147,8 @@ pub enum Command {
     /// Time the parts on this machine.
     #[command(subcommand)]
     Bench(cmd::bench::BenchCommand),
+    /// Check the four optimizations by what they do.
+    Verify(cmd::verify::VerifyArgs),
     /// Write a run's report.md and report.html.
     #[command(subcommand)]
     Report(cmd::report::ReportCommand),

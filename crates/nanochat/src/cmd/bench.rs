@@ -7,7 +7,7 @@ pub mod model;
 mod ops;
 mod quick;
 pub mod sft;
-mod train;
+pub mod train;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

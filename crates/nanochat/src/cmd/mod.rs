@@ -10,6 +10,7 @@ pub mod report;
 pub mod speedrun;
 pub mod tokenizer;
 pub mod train;
+pub mod verify;
 
 use crate::cli::{Cli, Command};
 
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tokenizer(command) => tokenizer::run(&command, &global),
         Command::Data(command) => data::run(&command, &global),
         Command::Bench(command) => bench::run(&command, &global),
+        Command::Verify(args) => verify::run(&args, &global),
         Command::Report(command) => report::run(&command, &global),
         Command::Import(args) => import::run(&args, &global),
         Command::Checkpoint(command) => checkpoint::run(&command, &global),

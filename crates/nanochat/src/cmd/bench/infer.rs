@@ -206,7 +206,7 @@ struct Times {
 }
 
 /// The likeliest id of each row, the lowest of equals.
-fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
+pub fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
     let best = |row: &[f32]| {
         let better = |best, i: usize| if row[i] > row[best] { i } else { best };
         (1..row.len()).fold(0, better) as u32

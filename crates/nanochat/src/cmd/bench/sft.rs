@@ -138,7 +138,8 @@ impl Talk {
         Ok(Self { name: name.into(), all, tokenizer })
     }
 
-    fn batches(&self, b: usize, t: usize, batching: Batching) -> Result<impl Batches + use<>> {
+    /// Rows of its conversations, made ahead on a thread.
+    pub fn batches(&self, b: usize, t: usize, batching: Batching) -> Result<impl Batches + use<>> {
         let list = ConversationList::new(self.name.clone(), self.all.clone());
         let mixture = Mixture::new(vec![(Box::new(list), 1)])?;
         let config = PackConfig { batching, ..PackConfig::new(b, t) };
