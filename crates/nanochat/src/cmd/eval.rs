@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use nanochat_compute::Backend;
 use nanochat_data::starter::{Starter, TestKind};
 use nanochat_data::{Dataset, Loader, LoaderConfig, Policy};
-use nanochat_engine::generate::{Engine, GenerateOptions};
-use nanochat_engine::sample::SampleOptions;
+use nanochat_engine::{Diversity, Engine, FirstToken, GenerateOptions, SampleOptions};
 use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_train::eval::{bpb, held_out};
 use serde_json::{Map, json};
 
+use crate::batch::Switch;
 use crate::cli::{Dtype, Global};
+use crate::pipeline;
 use crate::run_dir::RunDir;
 
 /// What to measure.
@@ -107,6 +108,22 @@ pub struct SampleArgs {
     /// Samples, drawn independently.
     #[arg(short, long, default_value_t = 1)]
     pub num_samples: usize,
+    /// How the samples' first tokens are drawn; `broadcast` copies one to all, as upstream did until
+    /// December 2025.
+    #[arg(long, value_enum, default_value_t = FirstTokenFlag::Independent)]
+    pub first_token: FirstTokenFlag,
+    /// Off runs the whole text through the model for every token: the reference, and slow.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub kv_cache: Switch,
+}
+
+/// How first tokens are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FirstTokenFlag {
+    /// Each sample for itself.
+    Independent,
+    /// One for all samples.
+    Broadcast,
 }
 
 /// Runs the command.
@@ -286,15 +303,32 @@ fn eval_sample(args: &SampleArgs, global: &Global) -> Result<()> {
     let mut ids = vec![tokenizer.bos()];
     ids.extend(tokenizer.encode(&args.prompt));
     let limit = (ids.len() + args.max_tokens).max(model.config().sequence_len);
-    let mut decoder = NanoDecoder::new(&cpu, &model, limit)?;
+    let mut decoder = pipeline::decoder(&cpu, &model, limit, args.kv_cache == Switch::On)?;
     let sample = SampleOptions::new(args.temperature, None, global.seed)?;
-    let mut options = GenerateOptions::new(sample, args.max_tokens);
-    options.n = args.num_samples;
-    let generation = Engine::new(&mut decoder, &tokenizer)?
+    let options = GenerateOptions {
+        n: args.num_samples,
+        first_token: match args.first_token {
+            FirstTokenFlag::Independent => FirstToken::Independent,
+            FirstTokenFlag::Broadcast => FirstToken::Broadcast,
+        },
+        ..GenerateOptions::new(sample, args.max_tokens)
+    };
+    let generation = Engine::new(decoder.as_mut(), &tokenizer)?
         .generate(&ids, &options, |_| std::ops::ControlFlow::Continue(()))?;
     for row in &generation.rows {
         println!("{}{}", args.prompt, row.text());
     }
-    eprintln!("{:.0} tokens/sec", generation.stats.tokens_per_sec());
+    let rate = generation.stats.tokens_per_sec();
+    eprintln!("{rate:.0} tokens/sec");
+    let diversity = Diversity::of(generation.rows.iter().map(|r| r.ids.as_slice()));
+    if diversity.n > 1 {
+        eprintln!(
+            "{} samples: {} different first tokens, distinct-1 {:.2}, distinct-2 {:.2}",
+            diversity.n, diversity.first_tokens, diversity.distinct_1, diversity.distinct_2
+        );
+    }
+    if global.json {
+        println!("{}", json!({"tokens_per_sec": rate, "diversity": diversity}));
+    }
     Ok(())
 }
