@@ -58,6 +58,12 @@ struct Entry {
     timings: Timings,
 }
 
+/// The key of an entry alone.
+#[derive(Deserialize)]
+struct Named {
+    key: Key,
+}
+
 /// A folder with one file a key.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -90,8 +96,13 @@ impl Cache {
                 return None;
             }
         };
-        match serde_json::from_slice::<Entry>(&bytes) {
-            Ok(entry) => (entry.key == *key && entry.timings.are_sound()).then_some(entry.timings),
+        // Another program's entry is a miss, whatever its timings look like.
+        let named = serde_json::from_slice::<Named>(&bytes);
+        if named.as_ref().is_ok_and(|n| n.key != *key) {
+            return None;
+        }
+        match named.and_then(|_| serde_json::from_slice::<Entry>(&bytes)) {
+            Ok(entry) => entry.timings.are_sound().then_some(entry.timings),
             Err(e) => {
                 let file = file.display();
                 warn(format!("{file} is not what this program wrote ({e}): measuring anew"));

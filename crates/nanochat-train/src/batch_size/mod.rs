@@ -1,7 +1,7 @@
 //! Rows of a micro batch: memory is arithmetic, speed is a short probe.
 //!
 //! ```text
-//! rows of a step -> candidates -> those that fit -> seconds of each -> the smallest within 1 %
+//! rows of a step -> candidates -> those that fit -> modelled seconds -> the smallest within 1 %
 //! ```
 //! No step is tried to see whether memory runs out: [`Bytes`] is exact, and what fits is known before
 //! anything is allocated. The total batch does not change, so candidates divide its rows and the
@@ -15,7 +15,7 @@ use nanochat_gpt::GptConfig;
 use serde::{Deserialize, Serialize};
 
 pub use cache::{Cache, Key};
-pub use probe::{Timings, probe};
+pub use probe::{Round, Timings, probe};
 
 use crate::step::Bytes;
 use crate::{Error, Result};
@@ -78,7 +78,7 @@ pub struct Candidate {
     pub batch_size: usize,
     /// Bytes of training with it.
     pub bytes: u64,
-    /// Modelled speed of whole steps; none: not timed, since smaller ones were as fast.
+    /// Modelled speed of whole steps; none: there was no choice to make.
     pub tokens_per_sec: Option<f64>,
 }
 
@@ -116,7 +116,7 @@ pub fn fitting(be: &dyn Backend, job: &Job<'_>, memory: &Memory) -> Result<Vec<(
 pub fn smallest_within(step_s: &[(usize, f64)], tolerance: f64) -> usize {
     let best = step_s.iter().map(|(_, s)| *s).fold(f64::INFINITY, f64::min);
     let good = step_s.iter().find(|(_, s)| *s <= best * (1.0 + tolerance));
-    good.or(step_s.last()).map_or(1, |(b, _)| *b)
+    good.or(step_s.first()).map_or(1, |(b, _)| *b)
 }
 
 /// What every rank decides from: the least memory and the slowest times of all, so that all decide
@@ -135,16 +135,15 @@ pub fn choose(
     timings: &Timings,
     (cached, seconds): (bool, f64),
 ) -> Choice {
-    let layers = job.config.n_layer;
-    let step = |b: usize| timings.step_s(b, job.t, job.rows / b, layers);
-    let timed: Vec<_> = fitting.iter().filter_map(|(b, _)| Some((*b, step(*b)?))).collect();
-    let batch_size =
-        if timed.is_empty() { fitting[0].0 } else { smallest_within(&timed, TOLERANCE) };
+    let batches: Vec<usize> = fitting.iter().map(|(b, _)| *b).collect();
+    let seconds_of = timings.step_s(&batches, job.t, job.rows, job.config.n_layer);
+    let steps: Vec<_> = batches.iter().copied().zip(seconds_of).collect();
+    let batch_size = smallest_within(&steps, TOLERANCE);
     let tokens = (job.rows * job.t) as f64;
-    let candidate = |(b, bytes): &(usize, Bytes)| Candidate {
+    let candidate = |((b, bytes), (_, s)): (&(usize, Bytes), &(usize, f64))| Candidate {
         batch_size: *b,
         bytes: bytes.total() as u64,
-        tokens_per_sec: step(*b).map(|s| (tokens / s).round()),
+        tokens_per_sec: timings.are_sound().then(|| (tokens / s).round()),
     };
     let bytes = fitting.iter().find(|(b, _)| *b == batch_size).map_or(0, |(_, b)| b.total());
     Choice {
@@ -154,7 +153,7 @@ pub fn choose(
         limit_bytes: memory.held + memory.free,
         discovery_s: (1e3 * seconds).round() / 1e3,
         cached,
-        candidates: fitting.iter().map(candidate).collect(),
+        candidates: fitting.iter().zip(&steps).map(candidate).collect(),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use nanochat_compute::ops::{AdamW, HeadLoss, LOSS_ROWS};
-use nanochat_compute::{Backend, DType};
-use nanochat_gpt::nano::buffers::{Mode, StepPlan};
+use nanochat_compute::{Backend, DType, Tensor};
+use nanochat_gpt::nano::buffers::{Buffers, Mode, StepPlan};
 use nanochat_gpt::nano::count::ParamCount;
 use nanochat_gpt::{GptConfig, Nano, RawConfig};
 use serde::{Deserialize, Serialize};
@@ -18,79 +18,136 @@ use crate::schedule::Rates;
 const LAYERS: usize = 2;
 /// Tokens of the probe's vocabulary: its tables and its head take no time.
 const VOCAB: usize = 64;
-/// Timings of a batch, of which the least counts: what disturbs a machine only adds.
-const RUNS: usize = 3;
-/// No further batch is timed after this many seconds.
+/// Rounds at most: each gives the batches' times relative to each other, and the median counts.
+const ROUNDS: usize = 7;
+/// No further round begins after this many seconds.
 const ENOUGH_S: f64 = 1.2;
-/// A larger batch that gains less than this a row has reached the plateau ...
-const PLATEAU: f64 = 0.01;
-/// ... when it is the second one in a row.
-const FLAT: usize = 2;
+/// Seconds that the layers may take in a round: batches are timed up to there, and two at least.
+const ROUND_S: f64 = 0.2;
+/// Stretches of [`LOSS_ROWS`] rows of the head's two timings; with one, a weight is not packed.
+const STRETCHES: [usize; 2] = [2, 6];
 /// Parameters whose AdamW step is timed.
 const TABLE: usize = 1 << 20;
 
 /// What the probe measured, seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
-    /// (B, forward and backward of two layers on B rows), B ascending.
-    pub two_layers: Vec<(usize, f64)>,
-    /// Head and loss: what a call takes once.
-    pub head_call: f64,
-    /// Head and loss: what [`LOSS_ROWS`] more rows take.
-    pub head_rows: f64,
+    /// Batches that were timed, ascending.
+    pub batches: Vec<usize>,
+    /// Rounds, in each of which everything was timed once.
+    pub rounds: Vec<Round>,
     /// Optimizer step of two layers.
     pub muon: f64,
     /// Optimizer step of the tables.
     pub tables: f64,
 }
 
+/// A round of timings, seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Forward and backward of two layers on each of the batches.
+    pub two_layers: Vec<f64>,
+    /// Head and loss on each of [`STRETCHES`].
+    pub head: [f64; 2],
+}
+
+/// `call + n each`: what a thing costs once, and for every row or stretch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Line {
+    call: f64,
+    each: f64,
+}
+
+impl Line {
+    /// Through points (n, seconds), each as far off in proportion as another; a single point is all rows.
+    fn fit(points: impl Iterator<Item = (f64, f64)>) -> Self {
+        // Least squares of (call + n each) / s - 1.
+        let (mut aa, mut ab, mut bb, mut a1, mut b1) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for (n, s) in points {
+            let (a, b) = (1.0 / s, n / s);
+            (aa, ab, bb, a1, b1) = (aa + a * a, ab + a * b, bb + b * b, a1 + a, b1 + b);
+        }
+        let det = aa * bb - ab * ab;
+        if det <= 1e-9 * aa * bb {
+            return Self { call: 0.0, each: b1 / bb };
+        }
+        Self { call: (bb * a1 - ab * b1) / det, each: (aa * b1 - ab * a1) / det }
+    }
+
+    fn at(&self, n: f64) -> f64 {
+        self.call + n * self.each
+    }
+}
+
+/// The middle one, the upper of two.
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 impl Timings {
-    /// Seconds of a step: `accumulation (L t_layer(B) + t_head(B T)) + t_optimizer`; none when B was
-    /// not timed.
-    pub fn step_s(&self, b: usize, t: usize, accumulation: usize, layers: usize) -> Option<f64> {
-        let two = self.two_layers.iter().find(|(timed, _)| *timed == b)?.1;
+    /// Modelled seconds of a step of `rows` rows of T tokens in micro batches of each of `batches`.
+    ///
+    /// `accumulation (L t_layer(B) + t_head(B T)) + t_optimizer`. Layers and head cost something once a
+    /// micro batch (weights are packed, gradients read and written) and something a row; both are
+    /// lines through what was timed, so batches that were too large to be timed have a time too. Each
+    /// round gives times relative to those of the last batch; their medians count, so that a machine
+    /// that is slow for a while slows all batches down.
+    pub fn step_s(&self, batches: &[usize], t: usize, rows: usize, layers: usize) -> Vec<f64> {
         let pairs = layers as f64 / LAYERS as f64;
-        let head = self.head_call + (b * t).div_ceil(LOSS_ROWS) as f64 * self.head_rows;
-        Some(accumulation as f64 * (pairs * two + head) + pairs * self.muon + self.tables)
+        let one = |round: &Round, b: usize| {
+            let layer = self.batches.iter().zip(&round.two_layers).map(|(b, s)| (*b as f64, *s));
+            let head = STRETCHES.iter().zip(round.head).map(|(n, s)| (*n as f64, s));
+            let stretches = (b * t).div_ceil(LOSS_ROWS) as f64;
+            let micro = pairs * Line::fit(layer).at(b as f64) + Line::fit(head).at(stretches);
+            (rows / b) as f64 * micro + pairs * self.muon + self.tables
+        };
+        let Some(&last) = batches.last() else { return Vec::new() };
+        let all = median(self.rounds.iter().map(|r| one(r, last)).collect());
+        let share = |b| median(self.rounds.iter().map(|r| one(r, b) / one(r, last)).collect());
+        batches.iter().map(|&b| share(b) * all).collect()
     }
 
     /// False for times that no clock gives: a cache may hold anything.
     pub(super) fn are_sound(&self) -> bool {
-        let rest = [self.head_call, self.head_rows, self.muon, self.tables];
-        let layers = self.two_layers.iter().map(|(_, s)| *s);
-        !self.two_layers.is_empty() && layers.chain(rest).all(|s| s.is_finite() && s >= 0.0)
+        let sound = |r: &Round| {
+            let mut all = r.two_layers.iter().chain(&r.head);
+            r.two_layers.len() == self.batches.len() && all.all(|s| s.is_finite() && *s > 0.0)
+        };
+        let rest = [self.muon, self.tables].into_iter().all(|s| s.is_finite() && s >= 0.0);
+        !self.batches.is_empty() && !self.rounds.is_empty() && self.rounds.iter().all(sound) && rest
     }
 
-    /// The slower of both, for batches that both timed.
+    /// The slower of both, for batches and rounds that both timed.
     pub fn slowest(&self, other: &Timings) -> Timings {
-        let both = |(b, s): &(usize, f64)| {
-            let theirs = other.two_layers.iter().find(|(timed, _)| timed == b)?;
-            Some((*b, s.max(theirs.1)))
+        let place = |b: &usize| Some((self.at(*b)?, other.at(*b)?));
+        let (batches, places): (Vec<usize>, Vec<_>) =
+            self.batches.iter().filter_map(|b| Some((*b, place(b)?))).unzip();
+        let both = |(a, b): (&Round, &Round)| Round {
+            two_layers: places.iter().map(|&(i, j)| a.two_layers[i].max(b.two_layers[j])).collect(),
+            head: [0, 1].map(|i| a.head[i].max(b.head[i])),
         };
         Timings {
-            two_layers: self.two_layers.iter().filter_map(both).collect(),
-            head_call: self.head_call.max(other.head_call),
-            head_rows: self.head_rows.max(other.head_rows),
+            batches,
+            rounds: self.rounds.iter().zip(&other.rounds).map(both).collect(),
             muon: self.muon.max(other.muon),
             tables: self.tables.max(other.tables),
         }
     }
-}
 
-/// The least of some runs of `body`, after `cold` that do not count.
-fn least(cold: usize, runs: usize, mut body: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut least = f64::INFINITY;
-    for run in 0..cold + runs {
-        let start = Instant::now();
-        body()?;
-        if run >= cold {
-            least = least.min(start.elapsed().as_secs_f64());
-        }
+    fn at(&self, b: usize) -> Option<usize> {
+        self.batches.iter().position(|timed| *timed == b)
     }
-    Ok(least)
 }
 
-/// Times the batches `fitting` (ascending), until larger ones gain nothing or time is up.
+fn seconds(body: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    body()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Times the smaller ones of the batches `fitting` (ascending), head and optimizer: all in turn, round
+/// by round, so that a slow spell of the machine meets them all.
 ///
 /// Errors: memory that is not there.
 pub fn probe(be: &dyn Backend, job: &Job<'_>, fitting: &[usize]) -> Result<Timings> {
@@ -99,36 +156,48 @@ pub fn probe(be: &dyn Backend, job: &Job<'_>, fitting: &[usize]) -> Result<Timin
     let raw = RawConfig { n_layer: LAYERS, vocab_size: VOCAB, sequence_len: job.t, ..raw };
     let model = Nano::zeros(be, GptConfig::new(raw)?)?;
     model.init(0)?;
-    let mut timings = Timings::default();
-    let (mut best, mut flat) = (f64::INFINITY, 0);
-    for (i, &b) in fitting.iter().enumerate() {
-        let seconds = layers(be, &model, b, job.t, usize::from(i == 0))?;
-        timings.two_layers.push((b, seconds));
-        let a_row = seconds / b as f64;
-        flat = if a_row > best * (1.0 - PLATEAU) { flat + 1 } else { 0 };
-        best = best.min(a_row);
-        // The next one takes about twice as long.
-        let next = start.elapsed().as_secs_f64() + 2.0 * RUNS as f64 * seconds;
-        if flat >= FLAT || next > ENOUGH_S {
+    let head = Head::new(be, job.config)?;
+    let grads = be.alloc(model.table().len(), DType::F32)?;
+    let mut layers: Vec<(usize, Buffers, f64)> = Vec::new();
+    let mut spent = 0.0;
+    for &b in fitting {
+        // The next one takes about twice as long as the one before.
+        if layers.len() >= 2 && spent + 2.0 * layers[layers.len() - 1].2 > ROUND_S {
             break;
         }
+        let plan = StepPlan::new(model.config(), b, job.t, Mode::Train);
+        let buffers = plan.views(&plan.layout().allocate(be)?);
+        // Cold: memory is touched for the first time.
+        let run = |buffers: &Buffers| {
+            model.forward_backward(be, buffers, &grads, 1e-3)?;
+            Ok(())
+        };
+        let cold = seconds(|| run(&buffers))?;
+        spent += cold;
+        layers.push((b, buffers, cold));
+    }
+    let batches = layers.iter().map(|(b, ..)| *b).collect();
+    let mut timings = Timings { batches, ..Timings::default() };
+    head.run(STRETCHES[1])?;
+    for round in 0..ROUNDS {
+        if round > 0 && start.elapsed().as_secs_f64() > ENOUGH_S {
+            break;
+        }
+        let mut times = Round::default();
+        for (_, buffers, _) in &layers {
+            times.two_layers.push(seconds(|| {
+                model.forward_backward(be, buffers, &grads, 1e-3)?;
+                Ok(())
+            })?);
+        }
+        for (stretches, time) in STRETCHES.into_iter().zip(&mut times.head) {
+            *time = seconds(|| head.run(stretches))?;
+        }
+        timings.rounds.push(times);
     }
     timings.muon = optimizer(be, &model)?;
-    drop(model);
-    (timings.head_call, timings.head_rows) = head(be, job.config)?;
     timings.tables = tables(be, job.config)?;
     Ok(timings)
-}
-
-/// Seconds of forward and backward on `b` rows.
-fn layers(be: &dyn Backend, model: &Nano, b: usize, t: usize, cold: usize) -> Result<f64> {
-    let plan = StepPlan::new(model.config(), b, t, Mode::Train);
-    let arena = plan.layout().allocate(be)?;
-    let (buffers, grads) = (plan.views(&arena), be.alloc(model.table().len(), DType::F32)?);
-    least(cold, RUNS, || {
-        model.forward_backward(be, &buffers, &grads, 1e-3)?;
-        Ok(())
-    })
 }
 
 /// Seconds of an optimizer step that changes nothing.
@@ -137,34 +206,55 @@ fn optimizer(be: &dyn Backend, model: &Nano) -> Result<f64> {
     let grads = be.alloc(model.table().len(), DType::F32)?;
     let scratch = be.alloc(Optimizer::scratch_len(model.table()), DType::F32)?;
     let still = Rates { lr_multiplier: 0.0, muon_momentum: 0.9, muon_weight_decay: 0.0 };
-    least(1, 1, || optim.step(be, model, &grads, &scratch, &still))
+    optim.step(be, model, &grads, &scratch, &still)?;
+    seconds(|| optim.step(be, model, &grads, &scratch, &still))
 }
 
-/// Seconds of a call of the head: (once, for every [`LOSS_ROWS`] rows). It walks that many at a time.
-fn head(be: &dyn Backend, config: &GptConfig) -> Result<(f64, f64)> {
-    let (c, v) = (config.n_embd, config.vocab_size);
-    // Two and four stretches: with one, a weight is not worth packing.
-    let [few, many] = [2 * LOSS_ROWS, 4 * LOSS_ROWS];
-    let alloc = |len| be.alloc(len, DType::F32);
-    let (w, dw) = (alloc(v * c)?, alloc(v * c)?);
-    let (x, dx, losses) = (alloc(many * c)?, alloc(many * c)?, alloc(many)?);
-    let targets = be.alloc(many, DType::I32)?;
-    let scratch = alloc(LOSS_ROWS * v)?;
-    // The embedding of zeros has no angle: any numbers do, none of them subnormal.
-    be.fill(&w, 0.01)?;
-    be.fill(&x, 0.5)?;
-    let softcap = config.rules().softcap;
-    let run = |n: usize| {
-        let s = HeadLoss { n, c, v, softcap, grad_scale: 1e-3 };
-        let (x, dx) = (x.slice(0..n * c), dx.slice(0..n * c));
-        let (losses, targets) = (losses.slice(0..n), targets.slice(0..n));
-        be.head_loss(&losses, Some((&dx, &dw)), &scratch, &x, &w, &targets, &s)
-    };
-    let few_s = least(1, RUNS, || Ok(run(few)?))?;
-    let many_s = least(0, RUNS - 1, || Ok(run(many)?))?;
-    // Noise must not make rows free, nor the call cost less than nothing.
-    let rows = ((many_s - few_s) / 2.0).clamp(few_s / 4.0, few_s / 2.0);
-    Ok((few_s - 2.0 * rows, rows))
+/// Output head and loss with their gradients, on numbers that do not matter.
+struct Head<'a> {
+    be: &'a dyn Backend,
+    shape: HeadLoss,
+    w: Tensor,
+    dw: Tensor,
+    x: Tensor,
+    dx: Tensor,
+    losses: Tensor,
+    targets: Tensor,
+    scratch: Tensor,
+}
+
+impl<'a> Head<'a> {
+    fn new(be: &'a dyn Backend, config: &GptConfig) -> Result<Self> {
+        let (c, v, n) = (config.n_embd, config.vocab_size, STRETCHES[1] * LOSS_ROWS);
+        let softcap = config.rules().softcap;
+        let shape = HeadLoss { n, c, v, softcap, grad_scale: 1e-3 };
+        let alloc = |len| be.alloc(len, DType::F32);
+        let (w, x) = (alloc(v * c)?, alloc(n * c)?);
+        // Any numbers do; none of them subnormal.
+        be.fill(&w, 0.01)?;
+        be.fill(&x, 0.5)?;
+        Ok(Self {
+            be,
+            shape,
+            w,
+            dw: alloc(v * c)?,
+            x,
+            dx: alloc(n * c)?,
+            losses: alloc(n)?,
+            targets: be.alloc(n, DType::I32)?,
+            scratch: alloc(shape.scratch_len())?,
+        })
+    }
+
+    /// On this many stretches of [`LOSS_ROWS`] rows.
+    fn run(&self, stretches: usize) -> Result<()> {
+        let s = HeadLoss { n: stretches * LOSS_ROWS, ..self.shape };
+        let (x, dx) = (self.x.slice(0..s.n * s.c), self.dx.slice(0..s.n * s.c));
+        let (losses, targets) = (self.losses.slice(0..s.n), self.targets.slice(0..s.n));
+        let scratch = self.scratch.slice(0..s.scratch_len());
+        let grads = Some((&dx, &self.dw));
+        Ok(self.be.head_loss(&losses, grads, &scratch, &x, &self.w, &targets, &s)?)
+    }
 }
 
 /// Seconds of an AdamW step over everything that is no matrix.
@@ -173,6 +263,34 @@ fn tables(be: &dyn Backend, config: &GptConfig) -> Result<f64> {
     let alloc = || be.alloc(TABLE, DType::F32);
     let (p, m, v, g) = (alloc()?, alloc()?, alloc()?, alloc()?);
     let s = AdamW { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-10, wd: 0.0, t: 1 };
-    let seconds = least(1, 1, || Ok(be.adamw(&p, &m, &v, &g, &s)?))?;
-    Ok(seconds * (n.total - n.transformer_matrices) as f64 / TABLE as f64)
+    let run = || Ok(be.adamw(&p, &m, &v, &g, &s)?);
+    run()?;
+    Ok(seconds(run)? * (n.total - n.transformer_matrices) as f64 / TABLE as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_goes_through_its_points() {
+        let line = Line::fit([(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)].into_iter());
+        assert!((line.call - 3.0).abs() < 1e-9 && (line.each - 2.0).abs() < 1e-9, "{line:?}");
+        let one = Line::fit([(4.0, 8.0)].into_iter());
+        assert_eq!((one.call, one.each), (0.0, 2.0));
+    }
+
+    #[test]
+    fn a_slow_spell_changes_no_ratio() {
+        // Layers take 1 + 10 B, a head of V = nothing; every other round runs at half the speed.
+        let round = |slow: f64| Round {
+            two_layers: [11.0, 21.0, 41.0].map(|s| s * slow).to_vec(),
+            head: [2e-9, 6e-9].map(|s| s * slow),
+        };
+        let rounds = [1.0, 2.0, 1.0, 2.0, 1.0].map(round).to_vec();
+        let timings = Timings { batches: vec![1, 2, 4], rounds, ..Timings::default() };
+        let step = timings.step_s(&[1, 2, 4, 8], 1, 8, LAYERS);
+        let want = [88.0, 84.0, 82.0, 81.0];
+        assert!(step.iter().zip(want).all(|(s, w)| (s - w).abs() < 1e-6), "{step:?}");
+    }
 }
