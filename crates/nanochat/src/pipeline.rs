@@ -8,7 +8,7 @@ use nanochat_compute::Backend;
 use nanochat_data::starter::Starter;
 use nanochat_data::{
     Batches, Batching, ConversationList, Dataset, Loader, LoaderConfig, Mixture, PackConfig,
-    Packer, Policy, Prefetch, Split, TooLong, conversations,
+    Packer, Policy, Prefetch, Split, Task, TooLong, conversations,
 };
 use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::decode::NanoDecoder;
@@ -391,6 +391,19 @@ pub fn train_sft(
         bail!("a step of one shape was planned {plans} times: this is a fault of the program");
     }
     Ok(outcome)
+}
+
+/// Conversations whose length is looked at.
+const MEASURED: usize = 500;
+
+/// Tokens of a conversation on average, cut to a row of T+1.
+pub fn mean_tokens(list: &dyn Task, tokenizer: &Tokenizer, t: usize) -> Result<f64> {
+    let n = list.len().min(MEASURED);
+    let mut tokens = 0;
+    for i in 0..n {
+        tokens += nanochat_tokenizer::render(tokenizer, &list.get(i)?, Some(t + 1))?.ids.len();
+    }
+    Ok(tokens as f64 / n.max(1) as f64)
 }
 
 /// A task that several mixtures read.

@@ -78,7 +78,7 @@ pub struct Candidate {
     pub batch_size: usize,
     /// Bytes of training with it.
     pub bytes: u64,
-    /// Modelled speed of whole steps; none: there was no choice to make.
+    /// Modelled speed of whole steps; none: it was not timed.
     pub tokens_per_sec: Option<f64>,
 }
 
@@ -135,15 +135,16 @@ pub fn choose(
     timings: &Timings,
     (cached, seconds): (bool, f64),
 ) -> Choice {
-    let batches: Vec<usize> = fitting.iter().map(|(b, _)| *b).collect();
-    let seconds_of = timings.step_s(&batches, job.t, job.rows, job.config.n_layer);
-    let steps: Vec<_> = batches.iter().copied().zip(seconds_of).collect();
-    let batch_size = smallest_within(&steps, TOLERANCE);
+    let mut steps = timings.step_s(job.t, job.rows, job.config.n_layer);
+    steps.retain(|(b, _)| fitting.iter().any(|(fits, _)| fits == b));
+    let batch_size =
+        if steps.is_empty() { fitting[0].0 } else { smallest_within(&steps, TOLERANCE) };
     let tokens = (job.rows * job.t) as f64;
-    let candidate = |((b, bytes), (_, s)): (&(usize, Bytes), &(usize, f64))| Candidate {
+    let step = |b: usize| steps.iter().find(|(timed, _)| *timed == b).map(|(_, s)| *s);
+    let candidate = |(b, bytes): &(usize, Bytes)| Candidate {
         batch_size: *b,
         bytes: bytes.total() as u64,
-        tokens_per_sec: timings.are_sound().then(|| (tokens / s).round()),
+        tokens_per_sec: step(*b).map(|s| (tokens / s).round()),
     };
     let bytes = fitting.iter().find(|(b, _)| *b == batch_size).map_or(0, |(_, b)| b.total());
     Choice {
@@ -153,7 +154,7 @@ pub fn choose(
         limit_bytes: memory.held + memory.free,
         discovery_s: (1e3 * seconds).round() / 1e3,
         cached,
-        candidates: fitting.iter().zip(&steps).map(candidate).collect(),
+        candidates: fitting.iter().map(candidate).collect(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! `nanochat speedrun`: tokenizer, pretraining, finetuning, evaluation, report, a sample chat - one
 //! command, resumable.
 
+mod dry_run;
+mod plan;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,36 +12,32 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
 use nanochat_compute::eager::Eager;
-use nanochat_compute::ops::MatMul;
 use nanochat_data::starter::{Starter, TestKind};
-use nanochat_data::{Batching, TooLong};
 use nanochat_engine::session::{ChatOptions, Event, Session};
-use nanochat_engine::{Diversity, Engine, FirstToken, GenerateOptions, SampleOptions};
+use nanochat_engine::{Diversity, Engine, GenerateOptions, SampleOptions};
 use nanochat_gpt::checkpoint;
 use nanochat_gpt::model::Decoder;
-use nanochat_gpt::nano::count::{ParamCount, state_bytes};
+use nanochat_gpt::nano::count::ParamCount;
 use nanochat_tokenizer::chat::{Content, Conversation, Message, Role, render_for_completion};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
-use nanochat_train::base::{Cadence, Outcome};
+use nanochat_train::base::Outcome;
 use nanochat_train::batch_size::Job;
 use nanochat_train::eval::held_out::{self, Score};
-use nanochat_train::optim::LearningRates;
 use nanochat_train::recipe::{Ask, Recipe};
-use nanochat_train::schedule::SftSchedule;
-use nanochat_train::sft::SftRecipe;
-use nanochat_train::step::{Bytes, StepMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::train::{BASELINE_BATCH, CadenceFlags, RecipeFlags, bad_rows, starter_documents};
-use crate::batch::{self, BatchFlags, Wanted};
+use super::train::{CadenceFlags, RecipeFlags};
+use crate::batch::{self, BatchFlags};
 use crate::cli::Global;
 use crate::figures::thousands;
 use crate::machine::{self, Machine};
-use crate::pipeline::{self, Corpus, Packing, StageOptions, Talks};
+use crate::pipeline::{self, StageOptions};
 use crate::run_dir::{RunDir, base_dir};
 use crate::screen::Screen;
 use crate::stage::{Optimizations, Stage};
+use dry_run::dry_run;
+use plan::Plan;
 
 /// Sizes of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -100,150 +99,6 @@ pub struct SpeedrunArgs {
     /// Evaluations, samples, checkpoints.
     #[command(flatten)]
     pub cadence: CadenceFlags,
-}
-
-/// Everything a pipeline does, settled before it starts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Plan {
-    preset: Preset,
-    seed: u64,
-    data: Vec<PathBuf>,
-    sft_data: Vec<PathBuf>,
-    skip_bad: bool,
-    vocab_size: usize,
-    ask: Ask,
-    #[serde(default)]
-    batch: BatchFlags,
-    #[serde(default)]
-    baseline: bool,
-    cadence: Cadence,
-    sft_iterations: u64,
-    sft_lr_frac: f64,
-    eval_items: usize,
-}
-
-impl Plan {
-    fn new(args: &SpeedrunArgs, global: &Global) -> Self {
-        let tiny = args.preset == Preset::Tiny;
-        let vocab_size = args.vocab_size.unwrap_or(if tiny { 512 } else { 4096 });
-        // What was tried stands in docs/LOG.md.
-        let ask = Ask {
-            depth: if tiny { 2 } else { 4 },
-            aspect_ratio: if tiny { 16 } else { 48 },
-            head_dim: if tiny { 16 } else { 48 },
-            max_seq_len: if tiny { 64 } else { 256 },
-            window_pattern: "L".into(),
-            vocab_size,
-            num_iterations: Some(if tiny { 20 } else { 1200 }),
-            total_batch_size: Some(if tiny { 512 } else { 2048 }),
-            rates: LearningRates {
-                embedding: 3.39,
-                unembedding: 0.09,
-                matrix: 0.226,
-                scalar: 0.28,
-                smear: 0.02,
-            },
-            // With 0, whether a run learns to recall, and with it multiple choice, is luck.
-            smear_init: 1.0,
-            weight_decay: 0.0,
-            warmup_steps: if tiny { 5 } else { 20 },
-            warmdown_ratio: 0.45,
-            ..Ask::default()
-        };
-        let cadence = Cadence {
-            eval_every: if tiny { 0 } else { 175 },
-            eval_tokens: if tiny { 1024 } else { 65_536 },
-            sample_every: 0,
-            save_every: if tiny { 10 } else { 175 },
-            keep: 2,
-            prompts: [
-                "The capital of France is",
-                "Once upon a time, there was a brave",
-                "The opposite of hot is",
-                "A dog says",
-                "12 + 30 =",
-            ]
-            .map(String::from)
-            .into(),
-        };
-        Self {
-            preset: args.preset,
-            seed: global.seed,
-            data: args.data.clone(),
-            sft_data: args.sft_data.clone(),
-            skip_bad: args.skip_bad,
-            vocab_size,
-            ask: args.recipe.over(ask),
-            batch: args.batch,
-            baseline: args.baseline,
-            cadence: args.cadence.over(cadence),
-            sft_iterations: args.sft_iterations.unwrap_or(if tiny { 10 } else { 400 }),
-            sft_lr_frac: 0.045,
-            eval_items: args.eval_items.unwrap_or(if tiny { 4 } else { 100 }),
-        }
-    }
-
-    fn corpus(&self, recipe: &Recipe) -> Corpus {
-        if self.data.is_empty() {
-            Corpus::Starter { seed: self.seed, documents: starter_documents(recipe.tokens()) }
-        } else {
-            Corpus::Files { paths: self.data.clone(), policy: bad_rows(self.skip_bad) }
-        }
-    }
-
-    fn talks(&self, recipe: &Recipe) -> Talks {
-        if self.sft_data.is_empty() {
-            // About 45 tokens of a conversation reach a row.
-            let tokens = self.sft_iterations * recipe.total_batch_size as u64;
-            Talks::Starter { seed: self.seed, conversations: tokens / 45 + 1000 }
-        } else {
-            let policy = bad_rows(self.skip_bad);
-            Talks::Files { paths: self.sft_data.clone(), policy }
-        }
-    }
-
-    /// Where a stage's batch comes from.
-    fn wanted(&self, resumed: Option<usize>) -> Wanted {
-        let given = self.ask.device_batch_size;
-        match (given, resumed) {
-            (None, None) if self.baseline => Wanted::UpTo(BASELINE_BATCH),
-            _ => Wanted::of(given, resumed, &self.batch, 32),
-        }
-    }
-
-    fn packing(&self) -> Packing {
-        let too_long = TooLong::Truncate;
-        if self.baseline {
-            Packing { batching: Batching::Dynamic, too_long, step: StepMode::Eager }
-        } else {
-            Packing { batching: Batching::Packed, too_long, step: StepMode::Compiled }
-        }
-    }
-
-    fn first_token(&self) -> FirstToken {
-        if self.baseline { FirstToken::Broadcast } else { FirstToken::Independent }
-    }
-
-    fn sft(&self, recipe: &Recipe, b: usize) -> SftRecipe {
-        let rows = recipe.total_batch_size / recipe.config.sequence_len;
-        SftRecipe {
-            max_seq_len: recipe.config.sequence_len,
-            device_batch_size: b,
-            accumulation: rows / b,
-            num_iterations: Some(self.sft_iterations),
-            rates: self.ask.rates,
-            schedule: SftSchedule {
-                init_lr_frac: self.sft_lr_frac,
-                warmup_ratio: 0.0,
-                warmdown_ratio: 0.5,
-                final_lr_frac: 0.0,
-            },
-            eval_every: 0,
-            eval_tokens: self.cadence.eval_tokens,
-            save_every: self.cadence.save_every,
-            keep: self.cadence.keep,
-        }
-    }
 }
 
 /// The run between its stages: what is done, and how long it took over all sessions.
@@ -427,7 +282,8 @@ impl Pipeline<'_> {
         let eager = self.eager.take();
         let be = eager.as_ref().map_or(self.be, |eager| eager as &dyn Backend);
         let b = self.settle("sft", be)?;
-        let recipe = self.plan.sft(&self.recipe, b);
+        let t = self.recipe.config.sequence_len;
+        let recipe = self.plan.sft(&self.recipe, b, pipeline::mean_tokens(&data.0, tokenizer, t)?);
         let packing = self.plan.packing();
         self.state.optimizations.sft(packing);
         let options = self.options();
@@ -568,66 +424,4 @@ impl Pipeline<'_> {
         }
         Ok(())
     }
-}
-
-/// Share of a matrix product's rate that a whole step reaches.
-const STEP_EFFICIENCY: f64 = 0.6;
-
-/// Prints what would be done; runs a matrix product for a moment to know how long it would take.
-fn dry_run(be: &dyn Backend, plan: &Plan, recipe: &Recipe) -> Result<()> {
-    let config = &recipe.config;
-    let n = ParamCount::of(config);
-    let (b, t, c) = (recipe.device_batch_size, config.sequence_len, config.n_embd);
-    let arena = Bytes::of(be, config, b, t).arena;
-    let sft_tokens = plan.sft_iterations as f64 * recipe.total_batch_size as f64;
-    let flops = recipe.flops_per_token * (recipe.tokens() + sft_tokens);
-    let shape = MatMul::forward(b * t, c, 4 * c);
-    let alloc = |len| be.alloc(len, nanochat_compute::DType::F32);
-    let (x, w, y) =
-        (alloc(shape.m * shape.k)?, alloc(shape.n * shape.k)?, alloc(shape.m * shape.n)?);
-    be.matmul(&y, &x, &w, &shape)?;
-    let start = Instant::now();
-    let mut runs = 0.0;
-    while start.elapsed().as_secs_f64() < 0.3 {
-        be.matmul(&y, &x, &w, &shape)?;
-        runs += 1.0;
-    }
-    let rate = runs * shape.flops() / start.elapsed().as_secs_f64();
-    let eta_s = flops / (rate * STEP_EFFICIENCY) + 15.0;
-    let data = |paths: &[PathBuf]| match paths {
-        [] => format!("starter corpus, seed {}", plan.seed),
-        paths => paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
-    };
-    let disk = 2 * plan.cadence.keep * (4 * n.total + state_bytes(config) / 2);
-    println!("plan of a speedrun on {}", be.name());
-    println!("  text           {}", data(&plan.data));
-    println!("  conversations  {}", data(&plan.sft_data));
-    println!("  tokenizer      {} tokens", plan.vocab_size);
-    println!(
-        "  model          depth {}, {} wide, {} heads, T {t}",
-        config.n_layer, c, config.n_head
-    );
-    println!("  parameters     {}", thousands(n.total as u64));
-    println!(
-        "  pretraining    {} steps x {} tokens",
-        recipe.schedule.num_iterations, recipe.total_batch_size
-    );
-    println!("  finetuning     {} steps x {} tokens", plan.sft_iterations, recipe.total_batch_size);
-    println!("  compute        {flops:.2e} FLOPs at {:.0} GFLOP/s", rate * STEP_EFFICIENCY / 1e9);
-    println!(
-        "  memory         {:.2} GB state + {:.2} GB arena",
-        state_bytes(config) as f64 / 1e9,
-        arena as f64 / 1e9
-    );
-    println!("  disk           {:.2} GB of checkpoints", disk as f64 / 1e9);
-    println!("  time           about {}", nanochat_train::metrics::duration(eta_s));
-    println!(
-        "{}",
-        json!({
-            "parameters": n.total, "state_bytes": state_bytes(config), "arena_bytes": arena,
-            "tokens": recipe.tokens() + sft_tokens, "flops": flops, "eta_s": eta_s,
-            "disk_bytes": disk,
-        })
-    );
-    Ok(())
 }
