@@ -179,6 +179,9 @@ pub struct Engine<'a> {
     tokenizer: Option<&'a Tokenizer>,
 }
 
+/// Rows of a run at most.
+const MOST_ROWS: usize = 1 << 16;
+
 impl<'a> Engine<'a> {
     /// An engine whose rows have text, tools and ends of turn.
     ///
@@ -272,8 +275,8 @@ impl<'a> Engine<'a> {
 
     fn check(&self, prompt: &[u32], held: usize, options: &GenerateOptions) -> Result<()> {
         let refuse = |name, value: String, allowed| Err(Error::Option { name, value, allowed });
-        if options.n == 0 {
-            return refuse("n", "0".into(), "1 or more");
+        if options.n == 0 || options.n > MOST_ROWS {
+            return refuse("n", options.n.to_string(), "from 1 to 65,536");
         }
         if options.stop.iter().any(String::is_empty) {
             return refuse("stop", "an empty string".into(), "strings of one character or more");

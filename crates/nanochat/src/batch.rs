@@ -94,10 +94,11 @@ pub fn resumed(dir: &Path, resume: bool) -> Result<Option<usize>> {
     if !resume || !dir.is_dir() {
         return Ok(None);
     }
-    let Some((_, newest)) = checkpoint::steps(dir)?.pop() else { return Ok(None) };
-    // A damaged step is not this function's to report.
-    let Ok(meta) = checkpoint::meta(&newest) else { return Ok(None) };
-    Ok(meta.trainer["settings"]["device_batch_size"].as_u64().map(|b| b as usize))
+    // A damaged step is not this function's to report: the one before it had the same batch.
+    let metas =
+        checkpoint::steps(dir)?.into_iter().rev().filter_map(|(_, s)| checkpoint::meta(&s).ok());
+    let batches = metas.map(|meta| meta.trainer["settings"]["device_batch_size"].as_u64());
+    Ok(batches.flatten().next().map(|b| b as usize))
 }
 
 /// The largest divisor of `rows` up to `most`.
@@ -133,12 +134,18 @@ pub fn settle(
             (1..=job.rows).filter(|b| job.rows.is_multiple_of(*b)).collect::<Vec<_>>()
         );
     }
-    check_room(be, job, b, say)?;
+    check_room(be, job, b, wanted, say)?;
     Ok((b, None))
 }
 
 /// Refuses what would be killed, warns of what would make the machine swap.
-fn check_room(be: &dyn Backend, job: &Job<'_>, b: usize, say: &mut dyn FnMut(&str)) -> Result<()> {
+fn check_room(
+    be: &dyn Backend,
+    job: &Job<'_>,
+    b: usize,
+    wanted: Wanted,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
     let room = Room::now();
     let need = Bytes::of(be, job.config, b, job.t).total() as u64;
     if need <= room.free {
@@ -152,7 +159,13 @@ fn check_room(be: &dyn Backend, job: &Job<'_>, b: usize, say: &mut dyn FnMut(&st
         size(room.free as f64)
     );
     if room.is_hard {
-        bail!("{text}: leave --device-batch-size out, or give a smaller one");
+        bail!(
+            "{text}: {}",
+            match wanted {
+                Wanted::Resumed(_) => "a run goes on with the batch it began with; raise the limit",
+                _ => "leave --device-batch-size out, or give a smaller one",
+            }
+        );
     }
     say(&format!("warning: {text}: it will swap, or be killed"));
     Ok(())
@@ -185,7 +198,7 @@ fn auto(
         Some(timings) => timings,
         None if batches.len() == 1 => Timings::default(),
         None => {
-            let timings = batch_size::probe(be, job, &batches)?;
+            let timings = batch_size::probe(be, job, &fitting, memory.budget())?;
             if !flags.no_batch_size_cache {
                 cache.put(&key, &timings, &mut warn);
             }

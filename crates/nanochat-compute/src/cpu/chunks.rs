@@ -114,6 +114,7 @@ pub(crate) fn fresh(
     chunk: usize,
     f: impl Fn(usize, &mut Piece<'_>) + Sync,
 ) -> Vec<f32> {
+    assert!(chunk > 0 || len == 0, "pieces are not empty");
     let mut out = Vec::with_capacity(len);
     fill(pool, &mut out.spare_capacity_mut()[..len], chunk, f);
     // SAFETY: the capacity is at least `len`, and `fill` has written the first `len` elements: it

@@ -84,11 +84,13 @@ pub struct Candidate {
 
 /// Batches worth a thought: 2^k and 3 2^k that divide `rows`, and `rows` itself; ascending.
 pub fn candidates(rows: usize) -> Vec<usize> {
-    let smooth = |b: usize| {
-        let odd = b >> b.trailing_zeros();
-        odd == 1 || odd == 3
-    };
-    (1..=rows).filter(|b| rows.is_multiple_of(*b) && (smooth(*b) || *b == rows)).collect()
+    let powers = (0..usize::BITS).map(|k| 1usize << k).take_while(|b| *b <= rows);
+    let smooth = powers.flat_map(|b| [b, b.saturating_mul(3)]);
+    let mut all: Vec<usize> = smooth.filter(|b| *b <= rows && rows.is_multiple_of(*b)).collect();
+    all.push(rows);
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// Candidates whose training fits into the memory, ascending, with its bytes.

@@ -13,6 +13,7 @@ use super::Job;
 use crate::Result;
 use crate::optim::{LearningRates, Optimizer};
 use crate::schedule::Rates;
+use crate::step::Bytes;
 
 /// Layers are alike: the probe's model has one.
 const LAYERS: usize = 1;
@@ -71,9 +72,10 @@ impl Timings {
         let layers = layers as f64 / LAYERS as f64;
         let one = |round: &Round, i: usize| {
             let b = self.batches[i];
-            let stretches = (b * t).div_ceil(LOSS_ROWS) as f64;
+            let stretches = (b as f64 * t as f64 / LOSS_ROWS as f64).ceil();
             let [few, many] = round.head;
-            let each = (many - few) / (STRETCHES[1] - STRETCHES[0]) as f64;
+            // Noise must not make rows free.
+            let each = (many - few).max(0.0) / (STRETCHES[1] - STRETCHES[0]) as f64;
             let head = few + (stretches - STRETCHES[0] as f64) * each;
             (rows / b) as f64 * (layers * round.layer[i] + head) + layers * self.muon + self.tables
         };
@@ -91,7 +93,8 @@ impl Timings {
             r.layer.len() == self.batches.len() && all.all(|s| s.is_finite() && *s > 0.0)
         };
         let rest = [self.muon, self.tables].into_iter().all(|s| s.is_finite() && s >= 0.0);
-        !self.batches.is_empty() && !self.rounds.is_empty() && self.rounds.iter().all(sound) && rest
+        let batches = !self.batches.is_empty() && self.batches.iter().all(|b| *b > 0);
+        batches && !self.rounds.is_empty() && self.rounds.iter().all(sound) && rest
     }
 
     /// The slower of both, for batches and rounds that both timed.
@@ -125,8 +128,13 @@ fn seconds(body: impl FnOnce() -> Result<()>) -> Result<f64> {
 /// Times the smaller ones of the batches `fitting` (ascending), head and optimizer: all in turn, round
 /// by round, so that a slow spell of the machine meets them all.
 ///
-/// Errors: memory that is not there.
-pub fn probe(be: &dyn Backend, job: &Job<'_>, fitting: &[usize]) -> Result<Timings> {
+/// The probe itself stays within `budget` bytes. Errors: memory that is not there even so.
+pub fn probe(
+    be: &dyn Backend,
+    job: &Job<'_>,
+    fitting: &[(usize, Bytes)],
+    budget: u64,
+) -> Result<Timings> {
     let start = Instant::now();
     let raw: RawConfig = job.config.clone().into();
     let raw = RawConfig { n_layer: LAYERS, vocab_size: VOCAB, sequence_len: job.t, ..raw };
@@ -134,37 +142,41 @@ pub fn probe(be: &dyn Backend, job: &Job<'_>, fitting: &[usize]) -> Result<Timin
     model.init(0)?;
     let head = Head::new(be, job.config)?;
     let grads = be.alloc(model.table().len(), DType::F32)?;
-    let mut layers: Vec<(usize, Buffers, f64)> = Vec::new();
+    let mut tried: Vec<Tried> = Vec::new();
     let mut spent = 0.0;
-    for &b in fitting {
+    for &(b, _) in fitting {
         // The next one takes about twice as long as the one before.
-        if layers.len() >= 2 && spent + 2.0 * layers[layers.len() - 1].2 > FIRST_S {
+        if tried.len() >= 2 && spent + 2.0 * tried[tried.len() - 1].first > FIRST_S {
             break;
         }
         let plan = StepPlan::new(model.config(), b, job.t, Mode::Train);
+        // What the other layers of a step write between two visits of this one.
+        let others = StepPlan::new(job.config, b, job.t, Mode::Train).bytes();
+        let others = others.saturating_sub(plan.bytes()) / 4;
+        // All arenas so far are about as large as this one, and the head takes what state would.
+        let need = 2 * plan.bytes() + 4 * others + head.bytes();
+        if !tried.is_empty() && need as u64 > budget {
+            break;
+        }
         let buffers = plan.views(&plan.layout().allocate(be)?);
-        // Cold: memory is touched for the first time.
-        let run = |buffers: &Buffers| {
-            model.forward_backward(be, buffers, &grads, 1e-3)?;
-            Ok(())
-        };
-        let cold = seconds(|| run(&buffers))?;
-        spent += cold;
-        layers.push((b, buffers, cold));
+        let mut one = Tried { b, buffers, others, first: 0.0 };
+        one.first = one.run(be, &model, &grads)?;
+        spent += one.first;
+        tried.push(one);
     }
-    let batches = layers.iter().map(|(b, ..)| *b).collect();
+    let batches = tried.iter().map(|one| one.b).collect();
     let mut timings = Timings { batches, ..Timings::default() };
+    let most = tried.iter().map(|one| one.others).max().unwrap_or(0);
+    let elsewhere = be.alloc(most, DType::F32)?;
     head.run(STRETCHES[1])?;
     for round in 0..ROUNDS {
         if round > 0 && start.elapsed().as_secs_f64() > ENOUGH_S {
             break;
         }
         let mut times = Round::default();
-        for (_, buffers, _) in &layers {
-            times.layer.push(seconds(|| {
-                model.forward_backward(be, buffers, &grads, 1e-3)?;
-                Ok(())
-            })?);
+        for one in &tried {
+            be.fill(&elsewhere.slice(0..one.others), 0.0)?;
+            times.layer.push(one.run(be, &model, &grads)?);
         }
         for (stretches, time) in STRETCHES.into_iter().zip(&mut times.head) {
             *time = seconds(|| head.run(stretches))?;
@@ -174,6 +186,26 @@ pub fn probe(be: &dyn Backend, job: &Job<'_>, fitting: &[usize]) -> Result<Timin
     timings.muon = optimizer(be, &model)?;
     timings.tables = tables(be, job.config)?;
     Ok(timings)
+}
+
+/// A batch that is timed.
+struct Tried {
+    b: usize,
+    buffers: Buffers,
+    /// Floats that the other layers of a step take.
+    others: usize,
+    /// Seconds of the first run, which touches the memory.
+    first: f64,
+}
+
+impl Tried {
+    /// Seconds of forward and backward.
+    fn run(&self, be: &dyn Backend, model: &Nano, grads: &Tensor) -> Result<f64> {
+        seconds(|| {
+            model.forward_backward(be, &self.buffers, grads, 1e-3)?;
+            Ok(())
+        })
+    }
 }
 
 /// Seconds of an optimizer step that changes nothing.
@@ -220,6 +252,12 @@ impl<'a> Head<'a> {
             targets: be.alloc(n, DType::I32)?,
             scratch: alloc(shape.scratch_len())?,
         })
+    }
+
+    /// Bytes of its tensors.
+    fn bytes(&self) -> usize {
+        let floats = [&self.w, &self.dw, &self.x, &self.dx, &self.scratch];
+        floats.iter().map(|x| x.bytes()).sum()
     }
 
     /// On this many stretches of [`LOSS_ROWS`] rows.

@@ -32,6 +32,7 @@ fn candidates_divide_the_rows() {
     assert_eq!(candidates(24), [1, 2, 3, 4, 6, 8, 12, 24]);
     assert_eq!(candidates(35), [1, 35], "the rows themselves, whatever they are");
     assert_eq!(candidates(1), [1]);
+    assert_eq!(candidates(1_000_000_007).last(), Some(&1_000_000_007), "at once");
 }
 
 #[test]
@@ -126,7 +127,8 @@ fn a_probe_times_what_it_is_asked_for() {
     let be = Cpu::open(1, Precision::F32);
     let config = config(4);
     let job = Job { config: &config, t: 32, rows: 4 };
-    let timings = probe(&be, &job, &[1, 2, 4]).expect("small");
+    let fit = fitting(&be, &job, &memory(1 << 30)).expect("fits");
+    let timings = probe(&be, &job, &fit, 1 << 30).expect("small");
     assert!(timings.are_sound(), "{timings:?}");
     assert_eq!(timings.batches[0], 1);
     assert!(timings.step_s(32, 4, 4).iter().all(|(_, s)| *s > 0.0), "{timings:?}");

@@ -302,7 +302,7 @@ fn eval_sample(args: &SampleArgs, global: &Global) -> Result<()> {
     let tokenizer = run.tokenizer()?;
     let mut ids = vec![tokenizer.bos()];
     ids.extend(tokenizer.encode(&args.prompt));
-    let limit = (ids.len() + args.max_tokens).max(model.config().sequence_len);
+    let limit = ids.len().saturating_add(args.max_tokens).max(model.config().sequence_len);
     let mut decoder = pipeline::decoder(&cpu, &model, limit, args.kv_cache == Switch::On)?;
     let sample = SampleOptions::new(args.temperature, None, global.seed)?;
     let options = GenerateOptions {

@@ -125,6 +125,8 @@ struct Pipeline<'a> {
     /// What the baseline finetunes with.
     eager: Option<Eager>,
     plan: Plan,
+    /// The plan's, with the vocabulary that the tokenizer has.
+    ask: Ask,
     recipe: Recipe,
     run: RunDir,
     state: State,
@@ -142,7 +144,8 @@ pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
     let run = open_run(args, &plan)?;
     let state = run.read_json(STATE)?.unwrap_or_default();
     let eager = if plan.baseline { Some(Eager::new(global.backend()?)) } else { None };
-    let mut pipeline = Pipeline { be: &cpu, eager, plan, recipe, run, state, resume: args.resume };
+    let (ask, resume) = (plan.ask.clone(), args.resume);
+    let mut pipeline = Pipeline { be: &cpu, eager, plan, ask, recipe, run, state, resume };
     pipeline.record(global)?;
     pipeline.go(global)
 }
@@ -152,8 +155,10 @@ fn open_run(args: &SpeedrunArgs, plan: &Plan) -> Result<RunDir> {
     if args.resume {
         let run = RunDir::find(args.run.as_deref())?;
         let before: Option<Value> = run.read_json("run.json")?;
-        let same = before.as_ref().map(|b| &b["settings"]["plan"]);
-        if same.is_some_and(|b| *b != serde_json::to_value(plan).unwrap_or_default()) {
+        let before = before.map(|b| serde_json::from_value::<Plan>(b["settings"]["plan"].clone()));
+        // How a batch is chosen may change: a run goes on with the one it has.
+        let same = |b: Plan| Plan { batch: plan.batch, ..b } == *plan;
+        if before.is_some_and(|b| !b.is_ok_and(same)) {
             bail!(
                 "{} was started with other settings (see its run.json): give the same ones, or begin a \
                  new run without --resume",
@@ -186,8 +191,8 @@ impl Pipeline<'_> {
         screen.say(&format!("run {} | {}", self.run.root().display(), self.be.name()));
         let tokenizer = self.tokenizer(&mut screen)?;
         // The vocabulary may come out smaller than asked when the text is short.
-        self.plan.ask.vocab_size = tokenizer.vocab_size();
-        self.recipe = Recipe::new(&self.plan.ask)?;
+        self.ask.vocab_size = tokenizer.vocab_size();
+        self.recipe = Recipe::new(&self.ask)?;
         self.print_parameters(&mut screen);
         drop(screen);
         self.base(&tokenizer, global)?;
@@ -256,6 +261,7 @@ impl Pipeline<'_> {
         let say = &mut |line: &str| screen.say(line);
         let (b, choice) = batch::settle(be, &job, wanted, &self.plan.batch, say)?;
         self.state.optimizations.batch(stage, wanted, b, choice.as_ref());
+        self.run.write_json(STATE, &self.state)?;
         Ok(b)
     }
 
@@ -264,7 +270,7 @@ impl Pipeline<'_> {
         let run = self.run.clone();
         let data = self.plan.corpus(&self.recipe).split()?;
         let b = self.settle("base", self.be)?;
-        self.recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..self.plan.ask.clone() })?;
+        self.recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..self.ask.clone() })?;
         self.record(global)?;
         let recipe = self.recipe.clone();
         let cadence = &self.plan.cadence;
@@ -395,9 +401,8 @@ impl Pipeline<'_> {
         let scores: Map<String, Value> =
             scores.iter().map(|s| (s.kind.clone(), json!(s.score))).collect();
         let n = ParamCount::of(&self.recipe.config);
-        let flops = self.recipe.flops_per_token
-            * (self.recipe.tokens()
-                + self.plan.sft_iterations as f64 * self.recipe.total_batch_size as f64);
+        let trained: f64 = self.state.stages.values().map(|s| s.tokens).sum();
+        let flops = self.recipe.flops_per_token * trained;
         let mut summary = json!({
             "wall_s": wall_s, "peak_rss_bytes": self.state.peak_rss_bytes,
             "stages": self.state.stages, "val_bpb": self.state.val_bpb, "scores": scores,

@@ -30,7 +30,8 @@ pub fn write(file: &Path, title: &str, curves: &[Curve<'_>]) -> Result<()> {
 
 fn page(title: &str, curves: &[Curve<'_>]) -> String {
     let mut out = frame::open(title);
-    out += &format!("<header><h1>{}</h1></header>\n<main>\n", frame::escape(title));
+    let title = frame::escape(title);
+    out += &format!("<header><h1>{title}</h1></header>\n<main>\n<div class=\"charts\">\n");
     for (i, curve) in curves.iter().enumerate() {
         let chart = Chart {
             id: format!("c{i}"),
@@ -39,16 +40,19 @@ fn page(title: &str, curves: &[Curve<'_>]) -> String {
             x: curve.x,
             gist: curve.gist.clone(),
             from_zero: true,
-            series: curve.series.iter().map(dots).collect(),
+            series: curve.series.iter().enumerate().map(|(i, s)| drawn(i, curve, s)).collect(),
         };
         out += &chart.figure();
     }
+    out += "</div>\n";
     frame::close(&mut out, "");
     out
 }
 
-fn dots<'a>((name, points): &(&'a str, Vec<Point>)) -> Series<'a> {
-    Series { name, mark: Mark::Dots, points: points.clone() }
+/// The last curve has dots, those before it lie broad below it.
+fn drawn<'a>(i: usize, curve: &Curve<'_>, (name, points): &(&'a str, Vec<Point>)) -> Series<'a> {
+    let mark = if i + 1 == curve.series.len() { Mark::Dots } else { Mark::Baseline };
+    Series { name, mark, points: points.clone() }
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub fn dry_run(be: &dyn Backend, plan: &Plan, recipe: &Recipe) -> Result<()> {
     println!("  finetuning     {} steps x {} tokens", plan.sft_iterations, recipe.total_batch_size);
     println!("  compute        {flops:.2e} FLOPs at {:.0} GFLOP/s", rate * STEP_EFFICIENCY / 1e9);
     println!(
-        "  memory         {:.2} GB state + {:.2} GB arena",
+        "  memory         {:.2} GB state + up to {:.2} GB arena",
         state_bytes(config) as f64 / 1e9,
         arena as f64 / 1e9
     );

@@ -159,23 +159,19 @@ impl Plan {
     }
 
     /// Values of finetuning, with `b` rows a micro batch. `tokens` are those of a conversation on average:
-    /// where a row is one conversation, as many steps are taken as it needs to meet those that packed
-    /// rows would hold.
+    /// where a row is one conversation, a step takes as many rows as packed ones would hold, so that
+    /// both ways take the same steps on as many conversations.
     pub fn sft(&self, recipe: &Recipe, b: usize, tokens: f64) -> SftRecipe {
         let (t, total) = (recipe.config.sequence_len, recipe.total_batch_size);
-        let rows = total / t;
-        let steps = match self.packing().batching {
-            Batching::Packed => self.sft_iterations,
-            _ => {
-                let met = self.sft_iterations as f64 * total as f64 / tokens.max(1.0);
-                (met / rows as f64).ceil() as u64
-            }
+        let accumulation = match self.packing().batching {
+            Batching::Packed => total / t / b,
+            _ => (total as f64 / tokens.max(1.0) / b as f64).round().max(1.0) as usize,
         };
         SftRecipe {
             max_seq_len: t,
             device_batch_size: b,
-            accumulation: rows / b,
-            num_iterations: Some(steps),
+            accumulation,
+            num_iterations: Some(self.sft_iterations),
             rates: self.ask.rates,
             schedule: SftSchedule {
                 init_lr_frac: self.sft_lr_frac,
