@@ -39,6 +39,16 @@ impl Default for BatchFlags {
     }
 }
 
+impl BatchFlags {
+    /// For commands that measure the choice. Errors: it is off.
+    pub fn expect_on(&self) -> Result<()> {
+        if self.auto_batch_size == Switch::Off {
+            bail!("--auto-batch-size off leaves nothing to measure: leave it out");
+        }
+        Ok(())
+    }
+}
+
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -50,7 +50,7 @@ pub struct Timings {
 pub struct Round {
     /// Forward and backward of a layer on each of the batches.
     pub layer: Vec<f64>,
-    /// Head and loss on each of [`STRETCHES`].
+    /// Head and loss on two and on five times [`LOSS_ROWS`] rows.
     pub head: [f64; 2],
 }
 

@@ -53,6 +53,7 @@ struct Measured {
 
 /// Runs the command.
 pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
+    args.batch.expect_on()?;
     let be = global.backend()?;
     let config = args.model.config()?;
     let t = args.model.max_seq_len;
@@ -123,7 +124,7 @@ pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
             "predicted_bytes": choice.predicted_bytes, "measured_peak_bytes": measured,
             "predicted_over_measured": measured.map(|m| choice.predicted_bytes as f64 / m),
             "discovery_s": choice.discovery_s, "cached": choice.cached,
-            "share_of_best": chosen.map(|m| rate(m) / best), "sweep": sweep,
+            "share_of_best": chosen.filter(|_| args.sweep).map(|m| rate(m) / best), "sweep": sweep,
         })
     );
     Ok(())

@@ -57,6 +57,7 @@ const SFT_VOCAB: usize = 4096;
 
 /// Runs the command.
 pub fn run(args: &QuickBench, global: &Global) -> Result<()> {
+    args.batch.expect_on()?;
     let start = Instant::now();
     let (cpu, eager) = (global.backend()?, Eager::new(global.backend()?));
     let be: &dyn Backend = &cpu;
