@@ -139,10 +139,14 @@ impl Pace {
 
     /// Median seconds of a step of this session.
     pub fn median(&self) -> Option<f64> {
-        let mut all = self.all.clone();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied()
+        median(self.all.clone())
     }
+}
+
+/// The middle value, the upper of two; none of none.
+pub fn median(mut all: Vec<f64>) -> Option<f64> {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
 }
 
 /// `17.0m`, `42s`, `3h 05m`.

@@ -3,9 +3,10 @@
 //! ```text
 //! rows of a step -> candidates -> those that fit -> modelled seconds -> the smallest within 1 %
 //! ```
-//! No step is tried to see whether memory runs out: [`Bytes`] is exact, and what fits is known before
-//! anything is allocated. The total batch does not change, so candidates divide its rows and the
-//! choice decides speed and memory, not what is learned.
+//! No step is tried to see whether memory runs out: [`Bytes`] is arithmetic, and what fits is known
+//! before anything is allocated. The total batch does not change, so candidates divide its rows: the
+//! choice decides speed and memory. Finetuning takes the mean of each micro batch over its own trained
+//! targets, as upstream does, so there it also weighs rows a little differently.
 
 mod cache;
 mod probe;
@@ -67,7 +68,7 @@ pub struct Choice {
     pub discovery_s: f64,
     /// The timings came from the cache.
     pub cached: bool,
-    /// Candidates that fit, with the modelled speed where it was needed.
+    /// Candidates that fit, with the modelled speed of those that were timed.
     pub candidates: Vec<Candidate>,
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Job;
 use crate::Result;
+use crate::metrics::median;
 use crate::optim::{LearningRates, Optimizer};
 use crate::schedule::Rates;
 use crate::step::Bytes;
@@ -54,12 +55,6 @@ pub struct Round {
     pub head: [f64; 2],
 }
 
-/// The middle one, the upper of two.
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 impl Timings {
     /// Modelled seconds of a step of `rows` rows of T tokens in micro batches of each timed batch that
     /// divides them.
@@ -80,8 +75,9 @@ impl Timings {
             (rows / b) as f64 * (layers * round.layer[i] + head) + layers * self.muon + self.tables
         };
         let Some(last) = self.batches.len().checked_sub(1) else { return Vec::new() };
-        let all = median(self.rounds.iter().map(|r| one(r, last)).collect());
-        let share = |i| median(self.rounds.iter().map(|r| one(r, i) / one(r, last)).collect());
+        let middle = |all: Vec<f64>| median(all).unwrap_or(f64::NAN);
+        let all = middle(self.rounds.iter().map(|r| one(r, last)).collect());
+        let share = |i| middle(self.rounds.iter().map(|r| one(r, i) / one(r, last)).collect());
         let timed = self.batches.iter().enumerate().filter(|(_, b)| rows.is_multiple_of(**b));
         timed.map(|(i, &b)| (b, share(i) * all)).collect()
     }

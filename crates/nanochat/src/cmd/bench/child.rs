@@ -28,8 +28,7 @@ pub fn number(figures: &Value, key: &str) -> Result<f64> {
     figures[key].as_f64().with_context(|| format!("a measurement lacks {key}"))
 }
 
-/// The middle one, the upper of two.
-pub fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+/// The middle of some measurements.
+pub fn median(all: Vec<f64>) -> f64 {
+    nanochat_train::metrics::median(all).unwrap_or(f64::NAN)
 }
