@@ -7,6 +7,7 @@ pub mod model;
 mod ops;
 mod quick;
 pub mod sft;
+pub mod sweep;
 pub mod train;
 
 use anyhow::Result;

@@ -1,5 +1,5 @@
-//! `nanochat bench batch-size`: the automatic choice, and what it is worth: every batch measured as whole
-//! training steps in processes of their own.
+//! `nanochat bench batch-size`: the automatic choice, and what it is worth: the speed of every batch in
+//! turn with the others, its memory in a process of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,9 @@ use nanochat_train::batch_size::{Job, candidates};
 use nanochat_train::step::Bytes;
 use serde_json::{Value, json};
 
-use super::child::{self, median, number};
+use super::child::{self, number};
 use super::model::ModelFlags;
+use super::sweep::sweep;
 use crate::batch::{self, BatchFlags, Wanted};
 use crate::cli::Global;
 use crate::figures::{size, thousands};
@@ -32,12 +33,9 @@ pub struct BatchBench {
     /// Measures every batch that fits, not only the chosen one.
     #[arg(long)]
     pub sweep: bool,
-    /// Runs of each batch, in turn; the median counts.
-    #[arg(long, default_value_t = 3)]
+    /// Rounds, in each of which every batch is timed once; the median of their ratios counts.
+    #[arg(long, default_value_t = 9)]
     pub rounds: usize,
-    /// Steps of a run.
-    #[arg(long, default_value_t = 2)]
-    pub steps: u64,
     /// Writes the sweep as a page with a plot.
     #[arg(long, value_name = "FILE.html")]
     pub plot: Option<PathBuf>,
@@ -47,7 +45,11 @@ pub struct BatchBench {
 struct Measured {
     b: usize,
     planned: u64,
-    rates: Vec<f64>,
+    tokens_per_sec: f64,
+    /// Speed over that of the best batch.
+    share: f64,
+    /// Speed over that of the chosen batch in the same round: lowest, median, highest.
+    ratio: [f64; 3],
     peak: f64,
 }
 
@@ -72,32 +74,36 @@ pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
         false => vec![b],
         true => candidates(job.rows).into_iter().filter(|b| planned(*b) <= room.free).collect(),
     };
-    let new = |b| Measured { b, planned: planned(b), rates: Vec::new(), peak: 0.0 };
-    let mut all: Vec<Measured> = batches.into_iter().map(new).collect();
-    for _ in 0..args.rounds.max(1) {
-        for m in &mut all {
-            let mut arguments = vec!["train".to_owned()];
-            arguments.extend(args.model.arguments());
-            arguments.push(format!("--device-batch-size={}", m.b));
-            arguments.push(format!("--total-batch-size={total}"));
-            arguments.push(format!("--steps={}", args.steps));
-            let figures = child::run(&arguments, global)?;
-            m.rates.push(number(&figures, "tokens_per_sec")?);
-            m.peak = m.peak.max(number(&figures, "peak_bytes")?);
-        }
+    let swept = sweep(&be, &job, &batches, args.rounds.max(1))?;
+    let shares = swept.shares();
+    let chosen = batches.iter().position(|one| *one == b).unwrap_or(0);
+    let mut all = Vec::new();
+    for (i, (&b, share)) in batches.iter().zip(shares).enumerate() {
+        let mut arguments = vec!["train".to_owned()];
+        arguments.extend(args.model.arguments());
+        arguments.extend([format!("--device-batch-size={b}"), "--steps=1".to_owned()]);
+        let figures = child::run(&arguments, global)?;
+        all.push(Measured {
+            b,
+            planned: planned(b),
+            tokens_per_sec: total as f64 / swept.step_s(i),
+            share,
+            ratio: swept.ratio(i, chosen),
+            peak: number(&figures, "peak_bytes")?,
+        });
     }
-    let rate = |m: &Measured| median(m.rates.clone());
-    let best = all.iter().map(rate).fold(0.0, f64::max);
     println!(
-        "\n{:>5} {:>12} {:>7} {:>10} {:>10}",
-        "batch", "tokens/sec", "best", "planned", "peak"
+        "\n{:>5} {:>12} {:>7} {:>22} {:>10} {:>10}",
+        "batch", "tokens/sec", "best", "over the chosen one", "planned", "peak"
     );
     for m in &all {
+        let [low, middle, high] = m.ratio;
         println!(
-            "{:>5} {:>12} {:>6.1}% {:>10} {:>10}{}",
+            "{:>5} {:>12} {:>6.1}% {:>22} {:>10} {:>10}{}",
             m.b,
-            thousands(rate(m).round() as u64),
-            100.0 * rate(m) / best,
+            thousands(m.tokens_per_sec.round() as u64),
+            100.0 * m.share,
+            format!("{middle:.3} ({low:.2}-{high:.2})"),
             size(m.planned as f64),
             size(m.peak),
             if m.b == b { "  <- chosen" } else { "" }
@@ -109,10 +115,9 @@ pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
     }
     let chosen = all.iter().find(|m| m.b == b);
     let row = |m: &Measured| {
-        let spread = m.rates.iter().fold((f64::MAX, 0f64), |s, r| (s.0.min(*r), s.1.max(*r)));
         json!({
-            "batch_size": m.b, "tokens_per_sec": rate(m), "lowest": spread.0, "highest": spread.1,
-            "planned_bytes": m.planned, "peak_bytes": m.peak,
+            "batch_size": m.b, "tokens_per_sec": m.tokens_per_sec, "share_of_best": m.share,
+            "over_chosen": m.ratio, "planned_bytes": m.planned, "peak_bytes": m.peak,
         })
     };
     let sweep: Vec<Value> = all.iter().map(row).collect();
@@ -124,7 +129,8 @@ pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
             "predicted_bytes": choice.predicted_bytes, "measured_peak_bytes": measured,
             "predicted_over_measured": measured.map(|m| choice.predicted_bytes as f64 / m),
             "discovery_s": choice.discovery_s, "cached": choice.cached,
-            "share_of_best": chosen.filter(|_| args.sweep).map(|m| rate(m) / best), "sweep": sweep,
+            "share_of_best": chosen.filter(|_| args.sweep).map(|m| m.share), "sweep": sweep,
+            "rounds_s": swept.step_s,
         })
     );
     Ok(())
@@ -139,7 +145,7 @@ fn write_plot(file: &Path, model: &ModelFlags, all: &[Measured], b: usize) -> Re
         unit: "tokens per second",
         x,
         gist: gist.clone(),
-        series: vec![("tokens per second", points(&|m| median(m.rates.clone())))],
+        series: vec![("tokens per second", points(&|m| m.tokens_per_sec))],
     };
     let memory = Curve {
         title: "Peak memory",
