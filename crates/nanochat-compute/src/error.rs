@@ -32,6 +32,15 @@ pub enum Error {
         /// Operation.
         op: &'static str,
     },
+    /// An output lies in a file that is mapped for reading.
+    #[error(
+        "{op}: the output lies in a file that was opened for reading: load the model into memory to \
+         change it"
+    )]
+    ReadOnly {
+        /// Operation.
+        op: &'static str,
+    },
     /// A parameter has a value that the operation cannot take.
     #[error("{op}: {detail}")]
     Invalid {

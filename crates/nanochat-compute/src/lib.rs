@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod eager;
 pub mod error;
 mod host;
+mod map;
 mod memory;
 pub mod ops;
 pub mod plan;

@@ -5,9 +5,11 @@
 //! handles into slices for the time of one call, after checking that nothing written overlaps
 //! anything else.
 
+use std::fs::File;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::map::Map;
 pub use crate::memory::ALIGN;
 use crate::memory::Zeroed;
 use crate::{Error, Result};
@@ -36,12 +38,24 @@ impl DType {
     }
 }
 
-/// Zeroed, aligned host memory.
-struct HostMemory(Zeroed);
+/// What handles refer to.
+enum HostMemory {
+    /// Zeroed memory, aligned to [`ALIGN`].
+    Own(Zeroed),
+    /// A file, aligned to its elements, never written.
+    Mapped(Map),
+}
 
 impl HostMemory {
     fn new(bytes: usize) -> Result<Self> {
-        Zeroed::new(bytes).map(Self).ok_or(Error::Memory { bytes })
+        Zeroed::new(bytes).map(Self::Own).ok_or(Error::Memory { bytes })
+    }
+
+    fn start(&self) -> *const u8 {
+        match self {
+            Self::Own(memory) => memory.start(),
+            Self::Mapped(map) => map.start(),
+        }
     }
 }
 
@@ -82,6 +96,30 @@ impl Tensor {
         let t = Self::zeros(values.len(), DType::I32)?;
         t.with_mut(|to: &mut [i32]| to.copy_from_slice(values))?;
         Ok(t)
+    }
+
+    /// `len` elements that lie in `file` from byte `start` on, without a copy: each page is read from
+    /// the disk when it is first touched. They can be read only: an operation that would write them is
+    /// [`Error::ReadOnly`].
+    ///
+    /// `None` where they cannot be used as they lie (no such bytes, an odd address, a file system or a
+    /// system that does not map files, other byte order): then read them. The file may lose its name;
+    /// it must not be changed in place: another program that overwrites it changes the values, and one
+    /// that cuts it ends this process at the next touch of what is gone.
+    pub fn map(file: &File, start: u64, len: usize, dtype: DType) -> Option<Self> {
+        let bytes = len.checked_mul(dtype.size())?;
+        if cfg!(target_endian = "big") || !start.is_multiple_of(dtype.size() as u64) {
+            return None;
+        }
+        let map = Map::new(file, start, bytes)?;
+        let is_aligned = (map.start() as usize).is_multiple_of(dtype.size());
+        let memory = Rc::new(HostMemory::Mapped(map));
+        is_aligned.then_some(Self { memory, offset: 0, len, dtype })
+    }
+
+    /// True when the elements lie in a file and can only be read.
+    pub fn is_mapped(&self) -> bool {
+        matches!(*self.memory, HostMemory::Mapped(_))
     }
 
     /// Elements.
@@ -158,7 +196,7 @@ impl Tensor {
     }
 
     fn byte_range(&self) -> Range<usize> {
-        let start = self.memory.0.start() as usize + self.offset * self.dtype.size();
+        let start = self.memory.start() as usize + self.offset * self.dtype.size();
         start..start + self.bytes()
     }
 
@@ -233,7 +271,8 @@ impl<'a> ViewMut<'a> {
 
 /// Slices of the handles of one operation: `w` to write, `r` to read.
 ///
-/// Reads may overlap each other. Errors: [`Error::Overlap`] when a write overlaps anything.
+/// Reads may overlap each other. Errors: [`Error::Overlap`] when a write overlaps anything,
+/// [`Error::ReadOnly`] when it goes into a mapped file.
 /// To be called once an operation, by the operations of this crate only: the slices must be gone
 /// before the next call, which holds because each operation borrows, computes and returns.
 pub(crate) fn borrow<'a, const W: usize, const R: usize>(
@@ -245,13 +284,17 @@ pub(crate) fn borrow<'a, const W: usize, const R: usize>(
         if w[..i].iter().chain(r.iter()).any(|b| a.overlaps(b)) {
             return Err(Error::Overlap { op });
         }
+        if a.is_mapped() {
+            return Err(Error::ReadOnly { op });
+        }
     }
     let writes = w.map(|t| {
         let start = t.byte_range().start;
-        // SAFETY: offset + len lie inside the allocation (`zeros`, `slice`), which is aligned to
-        // ALIGN and zero-initialised; any bit pattern is a valid f32 or i32. The view overlaps no
-        // other view of this call (checked above), no other call is open (handles are !Send and
-        // operations return before the next one starts), and 'a keeps the memory alive.
+        // SAFETY: offset + len lie inside the allocation (`zeros`, `slice`), which is this program's
+        // own (mapped ones are refused above), aligned to ALIGN and zero-initialised; any bit pattern
+        // is a valid f32 or i32. The view overlaps no other view of this call (checked above), no
+        // other call is open (handles are !Send and operations return before the next one starts),
+        // and 'a keeps the memory alive.
         unsafe {
             match t.dtype {
                 DType::F32 => {
@@ -265,7 +308,8 @@ pub(crate) fn borrow<'a, const W: usize, const R: usize>(
     });
     let reads = r.map(|t| {
         let start = t.byte_range().start;
-        // SAFETY: as above; reads overlap only reads.
+        // SAFETY: as above; reads overlap only reads. A map is as long as `map` made it, aligned to its
+        // elements (checked there; all have one size), and its bytes stay as they are (`Map::new`).
         unsafe {
             match t.dtype {
                 DType::F32 => View::F32(std::slice::from_raw_parts(start as *const f32, t.len)),
@@ -295,6 +339,33 @@ mod tests {
         assert!(matches!(borrow("op", [&a, &b], []), Err(Error::Overlap { .. })));
         assert!(borrow("op", [&a], [&c]).is_ok());
         assert!(borrow("op", [], [&a, &b]).is_ok());
+    }
+
+    #[test]
+    fn a_mapped_file_is_read_where_it_lies_and_never_written() {
+        use std::io::Write;
+        let path = std::env::temp_dir().join(format!("nanochat-map-{}", std::process::id()));
+        let mut file = File::create_new(&path).expect("a writable folder");
+        let bytes: Vec<u8> =
+            [7.0f32, 1.5, -2.0, 0.25].iter().flat_map(|x| x.to_le_bytes()).collect();
+        file.write_all(&bytes).expect("room for 16 bytes");
+        let file = File::open(&path).expect("the file");
+        let map = |start, len| Tensor::map(&file, start, len, DType::F32);
+        let t = map(4, 3);
+        // The name may go; what is mapped stays.
+        std::fs::remove_file(&path).expect("the file");
+        if !cfg!(unix) {
+            assert!(t.is_none());
+            return;
+        }
+        let t = t.expect("a file that can be mapped");
+        assert_eq!(t.to_vec_f32().expect("f32"), [1.5, -2.0, 0.25]);
+        assert_eq!(t.slice(1..3).to_vec_f32().expect("f32"), [-2.0, 0.25]);
+        assert!(matches!(t.write_f32(&[0.0; 3]), Err(Error::ReadOnly { .. })));
+        assert!(t.is_mapped() && t.slice(0..1).is_mapped());
+        // Past the end, at an odd address, nothing at all, more than there is.
+        assert!(map(8, 3).is_none() && map(2, 1).is_none() && map(0, 0).is_none());
+        assert!(map(u64::MAX - 3, 1).is_none() && map(0, usize::MAX).is_none());
     }
 
     #[test]

@@ -4,6 +4,12 @@
 //! optimizer and loader), and `manifest.json` last: the size and SHA-256 of every other file. A step
 //! is valid when its manifest parses, vouches for itself, and every file matches. `docs/FORMAT.md`
 //! describes the format.
+//!
+//! [`verify`] and [`latest`] read and hash every byte, each time: before training goes on, and when
+//! somebody asks. [`verify_once`] and [`latest_once`] do so the first time only, for those who open a
+//! step again and again to read it: `stamp` says what is looked at from then on.
+
+mod stamp;
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
@@ -176,10 +182,50 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks every file of a step against its manifest.
+/// Checks every file of a step against its manifest, reading all of them.
 ///
 /// Errors: [`Error::File`] naming the file that is missing, cut, altered, or unlisted.
 pub fn verify(step: &Path) -> Result<()> {
+    let checked = manifest(step).and_then(|manifest| check_files(step, &manifest));
+    if checked.is_err() {
+        // A disk may have lost what was whole when it was checked before.
+        stamp::remove(step);
+    }
+    checked
+}
+
+/// [`verify`] the first time; afterwards only that no file of the step has changed since, as far as
+/// the system's notes on it go (size, times, inode): a few microseconds in place of reading it all.
+///
+/// The first time is noted in the step's directory (`verified.json`), if it can be written and the
+/// parameters are finite. Errors: as [`verify`].
+pub fn verify_once(step: &Path) -> Result<()> {
+    if stamp::holds(step) {
+        return Ok(());
+    }
+    let names = manifest(step).map(|m| m.files.into_iter().map(|e| e.name).collect::<Vec<_>>());
+    let pending = names.ok().and_then(|names| stamp::Pending::begin(step, names));
+    verify(step)?;
+    if let Some(pending) = pending
+        && is_finite(step)
+    {
+        pending.write();
+    }
+    Ok(())
+}
+
+/// True when a step's parameters lie as they can be mapped and are finite.
+fn is_finite(step: &Path) -> bool {
+    let check = || -> Result<bool> {
+        let (file, meta) = (Reader::open(&step.join(MODEL))?, meta(step)?);
+        let model = weights::map(&file, &meta.model_config);
+        model.map_or(Ok(false), |model| weights::check_finite(&file, &model).map(|()| true))
+    };
+    check().unwrap_or(false)
+}
+
+/// Reads a step's manifest, which must vouch for itself and list the model and its meta data.
+fn manifest(step: &Path) -> Result<Manifest> {
     let at = step.join(MANIFEST);
     let bad = |file: PathBuf, detail: String| Err(Error::File { file, detail });
     let manifest: Manifest = match serde_json::from_slice(&weights::read(&at)?) {
@@ -201,19 +247,35 @@ pub fn verify(step: &Path) -> Result<()> {
             return bad(at, format!("does not list {name}"));
         }
     }
-    for entry in &manifest.files {
-        let file = step.join(&entry.name);
-        if entry.name.contains(['/', '\\']) {
-            return bad(file, "a name that leaves the step's directory".into());
-        }
-        let content = File::open(&file).map_err(io(&file))?;
-        let bytes = content.metadata().map_err(io(&file))?.len();
-        if bytes != entry.bytes {
-            return bad(file, format!("{bytes} bytes, should be {}", entry.bytes));
-        }
-        if hash(content.take(bytes)).map_err(io(&file))? != entry.sha256 {
-            return bad(file, "checksum does not match: it was altered".into());
-        }
+    Ok(manifest)
+}
+
+/// Holds every listed file against its entry, a thread each: a hash is as fast as one core.
+fn check_files(step: &Path, manifest: &Manifest) -> Result<()> {
+    std::thread::scope(|scope| {
+        let check = |entry| scope.spawn(move || check_file(step, entry));
+        let running: Vec<_> = manifest.files.iter().map(check).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        // All of them, then the first error in the order of the list.
+        running.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+fn check_file(step: &Path, entry: &Entry) -> Result<()> {
+    let file = step.join(&entry.name);
+    let bad = |detail: String| Err(Error::File { file: file.clone(), detail });
+    if entry.name.contains(['/', '\\']) {
+        return bad("a name that leaves the step's directory".into());
+    }
+    let content = File::open(&file).map_err(io(&file))?;
+    let bytes = content.metadata().map_err(io(&file))?.len();
+    if bytes != entry.bytes {
+        return bad(format!("{bytes} bytes, should be {}", entry.bytes));
+    }
+    if hash(content.take(bytes)).map_err(io(&file))? != entry.sha256 {
+        return bad("checksum does not match: it was altered".into());
     }
     Ok(())
 }
@@ -240,10 +302,21 @@ pub fn steps(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// The newest valid step under `dir` (or `dir` itself when it is a step), and what was refused on the
-/// way, newest first.
+/// way, newest first. Every byte of it is read ([`verify`]).
 ///
 /// Errors: [`Error::NoCheckpoint`] when there is none.
 pub fn latest(dir: &Path) -> Result<(PathBuf, Vec<Error>)> {
+    latest_by(dir, verify)
+}
+
+/// [`latest`] by [`verify_once`]: for reading a step, not for going on with its training.
+///
+/// Errors: [`Error::NoCheckpoint`] when there is none.
+pub fn latest_once(dir: &Path) -> Result<(PathBuf, Vec<Error>)> {
+    latest_by(dir, verify_once)
+}
+
+fn latest_by(dir: &Path, verify: fn(&Path) -> Result<()>) -> Result<(PathBuf, Vec<Error>)> {
     let mut refused = Vec::new();
     if dir.join(MANIFEST).exists() {
         verify(dir)?;
@@ -293,7 +366,31 @@ pub fn meta(step: &Path) -> Result<Meta> {
     Ok(meta)
 }
 
-/// Opens the model of a step. The step should have been verified, as [`latest`] does.
+/// Opens the model of a step to read it: its parameters stay in the file where they can ([`load`] is
+/// called where not), so only what is used is read, once for all processes. Nothing can write to
+/// them: training takes [`load`]. The step should have been verified, as [`latest_once`] does; unless it
+/// was noted then that the parameters are finite, all of them are looked at here.
+///
+/// A step that is saved again, pruned or removed meanwhile stays whole for this model. A file that
+/// another program changes in place does not: see [`nanochat_compute::Tensor::map`].
+///
+/// Errors: as [`load`].
+pub fn open(be: &dyn Backend, step: &Path) -> Result<(Nano, Meta)> {
+    let meta = meta(step)?;
+    let file = Reader::open(&step.join(MODEL))?;
+    match weights::map(&file, &meta.model_config) {
+        Some(model) => {
+            if !stamp::holds(step) {
+                weights::check_finite(&file, &model)?;
+            }
+            Ok((model, meta))
+        }
+        None => load(be, step),
+    }
+}
+
+/// Opens the model of a step with parameters of its own, which may be written. The step should have
+/// been verified, as [`latest`] does.
 pub fn load(be: &dyn Backend, step: &Path) -> Result<(Nano, Meta)> {
     let meta = meta(step)?;
     let model = Nano::zeros(be, meta.model_config.clone())?;

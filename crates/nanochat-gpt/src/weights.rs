@@ -1,7 +1,8 @@
 //! Parameters to and from `.safetensors` files, by the names of the table.
 //!
 //! The memory of a run is planned, so neither way holds even one tensor whole: values pass through
-//! a buffer of 256 KiB.
+//! a buffer of 256 KiB. A model that is only read needs no copy at all: `map` leaves its parameters
+//! where they lie in the file.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,7 +14,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 
 use crate::nano::table::{Role, Row, Table};
-use crate::{Error, Nano, Result};
+use crate::{Error, GptConfig, Nano, Result};
 
 /// Bytes that are read or written at a time; a multiple of every element's size.
 const PIECE: usize = 1 << 18;
@@ -235,9 +236,7 @@ pub(crate) fn load(file: &Reader, model: &Nano, rename: &dyn Fn(&Row) -> String)
         }
         let to = model.table().view(model.params(), row.role);
         file.pieces(&name, |at, values| {
-            if let Some(n) = values.iter().position(|x| !x.is_finite()) {
-                return Err(file.bad(&name, format!("element {} is {}", at + n, values[n])));
-            }
+            finite(file, &name, at, values)?;
             Ok(to.slice(at..at + values.len()).write_f32(values)?)
         })?;
         let padding = to.slice(have.iter().product()..to.len());
@@ -248,6 +247,55 @@ pub(crate) fn load(file: &Reader, model: &Nano, rename: &dyn Fn(&Row) -> String)
         Some(name) => Err(file.bad(name, "is not a parameter of this model".into())),
         None => Ok(()),
     }
+}
+
+/// A model whose parameters stay in the file, read only: a page is read from the disk when it is first
+/// touched, so a prompt reads a few rows of the tables and not all of them. Finite or not is for
+/// [`check_finite`] to say.
+///
+/// `None` when they cannot stay: another type than f32, a table without its padding, a file that cannot
+/// be mapped ([`Tensor::map`]), a name missing or unknown. [`load`] then converts them, or says what is
+/// wrong.
+pub(crate) fn map(file: &Reader, config: &GptConfig) -> Option<Nano> {
+    let table = Table::new(config);
+    let place = |row: &Row| {
+        let info = file.header.info(&row.name)?;
+        let (start, end) = info.data_offsets;
+        let lies_so = info.dtype == Dtype::F32
+            && info.shape == row.shape
+            && start % 4 == 0
+            && end - start == 4 * row.len();
+        lies_so.then_some(start / 4)
+    };
+    let offsets = table.rows().iter().map(place).collect::<Option<Vec<_>>>()?;
+    if offsets.len() != file.names().len() {
+        return None;
+    }
+    let len = file.header.data_len() / 4;
+    let params = Tensor::map(&file.file, file.start, len, DType::F32)?;
+    Some(Nano::over(config.clone(), table.placed(&offsets, len), params))
+}
+
+/// Errors: [`Error::Tensor`] naming the first parameter of a model of [`map`] that is not finite.
+pub(crate) fn check_finite(file: &Reader, model: &Nano) -> Result<()> {
+    for row in model.table().rows() {
+        let all = model.params().slice(row.offset..row.offset + row.len());
+        for at in (0..all.len()).step_by(PIECE / 4) {
+            let values = all.slice(at..all.len().min(at + PIECE / 4)).to_vec_f32()?;
+            finite(file, &row.name, at, &values)?;
+        }
+    }
+    Ok(())
+}
+
+/// Errors: [`Error::Tensor`] unless the values, of which the first is element `at`, are finite.
+fn finite(file: &Reader, name: &str, at: usize, values: &[f32]) -> Result<()> {
+    // All of them in lanes; which one only when there is one.
+    if values.iter().fold(true, |all, x| all & x.is_finite()) {
+        return Ok(());
+    }
+    let n = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
+    Err(file.bad(name, format!("element {} is {}", at + n, values[n])))
 }
 
 /// Reads a whole file: JSON, and what a loader wrote.

@@ -67,6 +67,12 @@ pub fn peak_rss_bytes() -> u64 {
     proc_field("/proc/self/status", "VmHWM").and_then(|t| kib(&t)).unwrap_or(0)
 }
 
+/// Bytes that another process holds now, by a field of its status; 0 where the system does not say, or
+/// the process has ended.
+pub fn process_bytes(pid: u32, field: &str) -> u64 {
+    proc_field(&format!("/proc/{pid}/status"), field).and_then(|t| kib(&t)).unwrap_or(0)
+}
+
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

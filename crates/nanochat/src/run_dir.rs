@@ -85,7 +85,7 @@ impl RunDir {
         if let Some(source) = source {
             return self.join(source);
         }
-        let holds = |d: &PathBuf| nanochat_gpt::checkpoint::latest(d).is_ok();
+        let holds = |d: &PathBuf| nanochat_gpt::checkpoint::latest_once(d).is_ok();
         let candidates = ["sft", "base"].map(|s| self.join(s));
         candidates.into_iter().find(holds).unwrap_or_else(|| self.root.clone())
     }

@@ -266,6 +266,23 @@ fn a_run_answers_once_or_line_by_line() {
 }
 
 #[test]
+fn the_way_to_the_first_word_is_measured_in_parts() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    toy_run(home);
+    let found = last_json(&ok(home, &["bench", "start", "--model", "runs/toy", "--runs", "1"]));
+    assert_eq!(found["mapped"], cfg!(unix));
+    for key in ["ttft_ms", "hash_ms", "parameters"] {
+        assert!(found[key].as_f64().is_some_and(|x| x > 0.0), "{key} of {found}");
+    }
+    for part in ["find", "tokenizer", "device", "check", "open", "pack", "first_token"] {
+        assert!(found["parts_ms"][part].as_f64().is_some_and(|x| x >= 0.0), "{part} of {found}");
+    }
+    assert!(refused(home, &["bench", "start", "--model", "gone"]).contains("gone"));
+    assert!(refused(home, &["bench", "start", "--runs", "0"]).contains("--runs"));
+}
+
+#[test]
 fn checkpoints_are_listed_verified_imported_and_pruned() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();

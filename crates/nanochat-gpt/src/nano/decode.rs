@@ -74,7 +74,7 @@ impl<'a> NanoDecoder<'a> {
     /// that the model is made for: the reach of its rotary tables). The model's weights are packed now:
     /// later changes of them are not seen.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
-        let max_len = max_len.clamp(1, super::rope_reach(&model.config));
+        let max_len = max_len.clamp(1, super::rope::reach(&model.config));
         let (weights, cache) = (PackedWeights::new(be, model)?, Cache::new(be, &model.config)?);
         let (last, arena) = (be.alloc(model.config.n_embd, DType::F32)?, be.alloc(0, DType::F32)?);
         Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })

@@ -6,8 +6,8 @@ use nanochat_compute::{Backend, Tensor};
 use super::Nano;
 use super::buffers::{Buffers, LayerBuffers};
 use super::table::Role;
+use crate::Result;
 use crate::config::SMEAR_CHANNELS;
-use crate::{Error, Result};
 
 /// What came before the tokens of a call: nothing in training, a KV cache in generation. The two ways
 /// differ in position, smear and attention, and in nothing else.
@@ -77,11 +77,8 @@ impl Nano {
     ) -> Result<()> {
         let config = &self.config;
         let (n, c) = (bufs.b * bufs.t, config.n_embd);
-        let reach = self.cos.len() / (config.head_dim() / 2);
-        if past.start() + bufs.t > reach {
-            let detail = format!("{} tokens in a row, the rotary tables reach {reach}", bufs.t);
-            return Err(Error::Config { field: "sequence_len", detail });
-        }
+        // Before any work: a position past the reach is an error.
+        self.rope.tables(past.start() + bufs.t)?;
         self.forwarded.set(self.forwarded.get() + n as u64);
         // The raw embedding is needed for a moment only: the first layer's y1 lends its place.
         let raw = &bufs.layers[0].y1;
@@ -139,8 +136,9 @@ impl Nano {
             be.value_gate(&layer.v, gate, &table, &bufs.tokens, &layer.y1, &w, &s)?;
         }
         let at = |query| RopeNorm { start: past.start(), ..self.rope_shape(bufs.t, query) };
-        be.rope_norm(&layer.q, &layer.q_rstd, &self.cos, &self.sin, &at(true))?;
-        be.rope_norm(&layer.k, &layer.k_rstd, &self.cos, &self.sin, &at(false))?;
+        let (cos, sin) = self.rope.tables(past.start() + bufs.t)?;
+        be.rope_norm(&layer.q, &layer.q_rstd, &cos, &sin, &at(true))?;
+        be.rope_norm(&layer.k, &layer.k_rstd, &cos, &sin, &at(false))?;
         past.attend(self, be, bufs, i, layer)?;
         let out = MatMul::forward(n, c, c).add();
         past.linear(self, be, (&layer.x, &layer.o), Role::AttnProj(i), &out)

@@ -13,30 +13,24 @@ pub mod forward;
 pub mod init;
 mod packed;
 pub mod recompute;
+mod rope;
 pub mod table;
 
 use std::cell::Cell;
 
-use nanochat_compute::ops::rope_tables;
 use nanochat_compute::{Backend, DType, Tensor};
 
 use crate::{GptConfig, Result};
+use rope::Rope;
 use table::{Role, Table};
 
-/// A model on a device: its parameters in one stretch of memory.
+/// A model on a device: its parameters in one stretch of memory, its own or that of a mapped file.
 pub struct Nano {
     config: GptConfig,
     table: Table,
     params: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    rope: Rope,
     forwarded: Cell<u64>,
-}
-
-/// Positions of the rotary tables: ten times the sequence that a model is made for, as upstream has
-/// it, but no more than a million for its sake.
-fn rope_reach(config: &GptConfig) -> usize {
-    (config.sequence_len * 10).min(1 << 20).max(config.sequence_len)
 }
 
 impl Nano {
@@ -46,10 +40,18 @@ impl Nano {
     pub fn zeros(backend: &dyn Backend, config: GptConfig) -> Result<Self> {
         let table = Table::new(&config);
         let params = backend.alloc(table.len(), DType::F32)?;
-        let reach = rope_reach(&config);
-        let (cos, sin) = rope_tables(reach, config.head_dim(), config.rules().rope_base);
-        let (cos, sin) = (Tensor::from_f32(&cos)?, Tensor::from_f32(&sin)?);
-        Ok(Self { config, table, params, cos, sin, forwarded: Cell::new(0) })
+        Ok(Self::over(config, table, params))
+    }
+
+    /// A model whose parameters lie in `params` where `table` says.
+    pub(crate) fn over(config: GptConfig, table: Table, params: Tensor) -> Self {
+        let rope = Rope::new(&config);
+        Self { config, table, params, rope, forwarded: Cell::new(0) }
+    }
+
+    /// True when the parameters lie in a file and can only be read: [`crate::checkpoint::open`].
+    pub fn is_mapped(&self) -> bool {
+        self.params.is_mapped()
     }
 
     /// Sizes and generation.

@@ -30,7 +30,7 @@ impl<'a> Recompute<'a> {
     /// One empty row that can hold `max_len` tokens (at most the reach of the rotary tables). The model's
     /// weights are packed now, as with a cache.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
-        let max_len = max_len.clamp(1, super::rope_reach(&model.config));
+        let max_len = max_len.clamp(1, super::rope::reach(&model.config));
         let (weights, arena) = (PackedWeights::new(be, model)?, be.alloc(0, DType::F32)?);
         Ok(Self { be, model, max_len, weights, rows: vec![Vec::new()], arena })
     }

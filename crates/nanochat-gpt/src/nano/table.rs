@@ -175,7 +175,19 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The rows, in the order of memory.
+    /// The same parameters at other places of a stretch of `len` elements: `offsets` of the rows, in
+    /// their order.
+    pub(crate) fn placed(mut self, offsets: &[usize], len: usize) -> Self {
+        assert_eq!(self.rows.len(), offsets.len(), "a place for every row");
+        for (row, &offset) in self.rows.iter_mut().zip(offsets) {
+            assert!(offset + row.len() <= len, "{} leaves the stretch", row.name);
+            row.offset = offset;
+        }
+        self.len = len;
+        self
+    }
+
+    /// The rows, in the order of memory unless a file gave them another.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }

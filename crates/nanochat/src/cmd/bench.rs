@@ -7,7 +7,8 @@ pub mod model;
 mod ops;
 mod quick;
 pub mod sft;
-pub mod sweep;
+mod start;
+mod sweep;
 pub mod train;
 
 use anyhow::Result;
@@ -19,6 +20,7 @@ use infer::InferBench;
 use model::ModelFlags;
 use quick::QuickBench;
 use sft::SftBench;
+use start::StartBench;
 
 /// What to time.
 #[derive(Subcommand)]
@@ -35,6 +37,8 @@ pub enum BenchCommand {
     Infer(InferBench),
     /// The finetuning step in all its ways, on the same conversations.
     Sft(SftBench),
+    /// The time from the command line to the first word of an answer, and what it goes into.
+    Start(StartBench),
     /// The four optimizations on this machine, in minutes.
     Quick(QuickBench),
 }
@@ -90,6 +94,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
         BenchCommand::Sft(args) => sft::run(args, global),
+        BenchCommand::Start(args) => start::run(args, global),
         BenchCommand::Quick(args) => quick::run(args, global),
     }
 }

@@ -67,7 +67,7 @@ impl ChatArgs {
         if let Some(dir) = &self.run
             && !is_run(&dir.as_path())
             && let Some(above) = dir.ancestors().skip(1).take(2).find(is_run)
-            && checkpoint::latest(dir).is_ok()
+            && checkpoint::latest_once(dir).is_ok()
         {
             return Ok((RunDir::find(Some(above))?, dir.clone()));
         }
@@ -186,11 +186,11 @@ fn open_model(
                     dir.display()
                 );
             }
-            checkpoint::verify(&at)?;
+            checkpoint::verify_once(&at)?;
             at
         }
         None => {
-            let (at, refused) = checkpoint::latest(dir)
+            let (at, refused) = checkpoint::latest_once(dir)
                 .context("train a model first (\"nanochat speedrun\"), or give another --run")?;
             for error in refused {
                 eprintln!("warning: passed over a damaged checkpoint: {error}");
@@ -198,7 +198,7 @@ fn open_model(
             at
         }
     };
-    let (model, meta) = checkpoint::load(be, &at)?;
+    let (model, meta) = checkpoint::open(be, &at)?;
     let fingerprint = tokenizer.fingerprint();
     // Imported models may come without.
     if !meta.tokenizer.is_empty() && meta.tokenizer != fingerprint {

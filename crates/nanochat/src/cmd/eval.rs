@@ -144,11 +144,11 @@ fn is_run(dir: &Path) -> bool {
 /// Opens a model wherever it lies; the run is known when it lies in one.
 pub fn open_model(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, Option<RunDir>)> {
     let load = |dir: &Path| -> Result<Nano> {
-        let (step, refused) = checkpoint::latest(dir)?;
+        let (step, refused) = checkpoint::latest_once(dir)?;
         for e in refused {
             eprintln!("warning: refused {e}");
         }
-        Ok(checkpoint::load(be, &step)?.0)
+        Ok(checkpoint::open(be, &step)?.0)
     };
     if let Some(dir) = &args.model {
         if !dir.exists() {
@@ -159,7 +159,7 @@ pub fn open_model(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, Option<Ru
             let model = load(&run.model_dir(args.source.as_deref()))?;
             return Ok((model, Some(run)));
         }
-        if checkpoint::latest(dir).is_ok() {
+        if checkpoint::latest_once(dir).is_ok() {
             // A step, or a stage's folder: its run is one or two floors up.
             let up = dir.ancestors().skip(1).take(2).find(|d| is_run(d));
             let run = up.map(|d| RunDir::find(Some(d))).transpose()?;

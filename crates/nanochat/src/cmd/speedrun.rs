@@ -305,8 +305,8 @@ impl Pipeline<'_> {
             return Ok(Vec::new());
         }
         let start = Instant::now();
-        let (step, _) = checkpoint::latest(&self.run.join("sft"))?;
-        let (model, _) = checkpoint::load(self.be, &step)?;
+        let (step, _) = checkpoint::latest_once(&self.run.join("sft"))?;
+        let (model, _) = checkpoint::open(self.be, &step)?;
         let starter = Starter::new(self.plan.seed);
         let max_len = 2 * model.config().sequence_len;
         let mut decoder = pipeline::decoder(self.be, &model, max_len, !self.plan.baseline)?;
@@ -326,8 +326,8 @@ impl Pipeline<'_> {
     /// A short conversation, as a person would have it.
     fn chat(&mut self, tokenizer: &Tokenizer) -> Result<Vec<Value>> {
         let start = Instant::now();
-        let (step, _) = checkpoint::latest(&self.run.join("sft"))?;
-        let (model, _) = checkpoint::load(self.be, &step)?;
+        let (step, _) = checkpoint::latest_once(&self.run.join("sft"))?;
+        let (model, _) = checkpoint::open(self.be, &step)?;
         let max_len = 2 * model.config().sequence_len;
         let kv_cache = !self.plan.baseline;
         let mut decoder = pipeline::decoder(self.be, &model, max_len, kv_cache)?;

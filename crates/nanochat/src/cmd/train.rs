@@ -237,6 +237,10 @@ fn finish(
     summary.insert("command".into(), json!(std::env::args().collect::<Vec<_>>()));
     summary.insert("version".into(), json!(machine::VERSION));
     run.write_json("summary.json", &summary)?;
+    // What the disk made of the last step is read back and hashed here, so that the first to open it
+    // need not wait for that.
+    checkpoint::verify_once(&outcome.checkpoint)
+        .context("the last checkpoint does not come back from the disk as it was saved")?;
     if global.json {
         let mut row = json!({
             "stage": stage, "steps": outcome.progress.step, "val_bpb": outcome.progress.val_bpb,
