@@ -19,7 +19,7 @@ use crate::ops::attention::CachedAttention;
 /// Query heads of a key/value head at most: each multiplies the values by itself, which costs more
 /// than packing them once for many.
 const GROUP: usize = 4;
-/// Channels of a head at most: four registers of queries, two for each 32 channels of values.
+/// Channels of a head at most: four registers of sums for each 32 channels of values.
 const MAX_D: usize = 128;
 /// Elements along k of a row of a tile register.
 const LINE: usize = 32;
@@ -132,7 +132,6 @@ impl All<'_> {
             for head in heads.clone() {
                 let first = (row * h + head * group) * d;
                 work.pack_queries(self.q.get().add(first), group);
-                load_queries::<N>(work.queries.as_ptr(), group);
                 (work.max, work.sum) = ([f32::NEG_INFINITY; GROUP], [0.0; GROUP]);
                 for block in blocks.clone() {
                     // What is read after this block: the next one, or the first one of the next head.
@@ -204,18 +203,13 @@ impl<const N: usize> Work<N> {
     /// Scores of a block of keys, not scaled.
     ///
     /// # Safety
-    /// AMX, configured for `group`, with queries loaded; BLOCK rows of `N` lines at `k`.
+    /// AMX, configured for `group`; the queries are packed; BLOCK rows of `N` lines at `k`.
     #[inline(always)]
     unsafe fn multiply_keys(&mut self, k: *const u16, group: usize) {
         // A single query's scores are a row as they come.
         let to = if group == 1 { &mut self.scores[..] } else { &mut self.products[..] };
-        for half in 0..2 {
-            let rows = half * 2 * SIDE;
-            // SAFETY: 32 of the BLOCK keys, and as many rows of `group` sums.
-            unsafe {
-                scores_of_32::<N>(k.add(rows * N * LINE), to.as_mut_ptr().add(rows * group), group)
-            };
-        }
+        // SAFETY: BLOCK keys, packed queries, and room for BLOCK rows of `group` sums in both.
+        unsafe { scores(k, self.queries.as_ptr(), to.as_mut_ptr(), N, group) };
         if group > 1 {
             for g in 0..group {
                 for i in 0..BLOCK {
@@ -349,8 +343,8 @@ fn prefetch<const N: usize>(next: [*const u16; 2], row: usize) {
     }
 }
 
-/// Registers 0 and 1: sums of 16 keys and `group` queries; 2 and 3: 16 keys of 16 words; 4 to 7: 16
-/// words of the queries. Source: Intel SDM vol. 1, 18.2.
+/// Registers 0 to 3: sums of 16 keys and `group` queries; 4 and 5: 16 keys of 16 words; 6: 16 words of
+/// the queries. Source: Intel SDM vol. 1, 18.2.
 ///
 /// # Safety
 /// AMX; to be followed by [`release`].
@@ -361,7 +355,7 @@ unsafe fn configure(group: usize) {
     let mut config = Config([0; 64]);
     config.0[0] = 1;
     for register in 0..8 {
-        let bytes = if register == 2 || register == 3 { 64 } else { 4 * group };
+        let bytes = if register == 4 || register == 5 { 64 } else { 4 * group };
         config.0[16 + 2 * register] = bytes as u8;
         config.0[48 + register] = SIDE as u8;
     }
@@ -388,67 +382,46 @@ unsafe fn release() {
     }
 }
 
-/// Loads `N` lines of queries to the registers from 4 on, where [`scores_of_32`] finds them: nothing
-/// else in this crate uses tile registers between the two.
+/// Products of BLOCK keys of `lines` lines with `group` queries: (BLOCK, group) at `to`.
 ///
 /// # Safety
-/// AMX, configured for `group`; (N, SIDE, group) words at `queries`.
+/// AMX, configured for `group`; the keys follow each other at `k`; (lines, SIDE, group) words at
+/// `queries`.
 #[inline(always)]
-unsafe fn load_queries<const N: usize>(queries: *const u32, group: usize) {
-    macro_rules! load {
-        ($register:literal, $line:literal) => {
-            // SAFETY: the conditions of the outer function.
-            unsafe {
-                asm!(concat!("tileloadd tmm", $register, ", [{q} + {ld}]"),
-                    q = in(reg) queries.add($line * SIDE * group), ld = in(reg) 4 * group,
-                    options(readonly, nostack, preserves_flags));
-            }
-        };
-    }
-    load!(4, 0);
-    if N > 1 {
-        load!(5, 1);
-    }
-    if N > 2 {
-        load!(6, 2);
-    }
-    if N > 3 {
-        load!(7, 3);
-    }
-}
-
-/// Products of 32 keys of `N` lines with the queries that are loaded: (32, group) at `to`.
-///
-/// # Safety
-/// AMX, configured for `group`, queries loaded; the keys follow each other at `k`.
-#[inline(always)]
-unsafe fn scores_of_32<const N: usize>(k: *const u16, to: *mut f32, group: usize) {
-    macro_rules! multiply {
-        ($register:literal, $line:literal) => {
-            // Line < N of the keys.
-            asm!("tileloadd tmm2, [{k} + {ld}]", "tileloadd tmm3, [{k1} + {ld}]",
-                concat!("tdpbf16ps tmm0, tmm2, tmm", $register),
-                concat!("tdpbf16ps tmm1, tmm3, tmm", $register),
-                k = in(reg) k.add($line * LINE), k1 = in(reg) k.add((SIDE * N + $line) * LINE),
-                ld = in(reg) 2 * N * LINE,
-                options(readonly, nostack, preserves_flags))
-        };
-    }
-    // SAFETY: the conditions of this function.
+unsafe fn scores(k: *const u16, queries: *const u32, to: *mut f32, lines: usize, group: usize) {
+    let rows = |i: usize| k.wrapping_add(i * SIDE * lines * LINE);
+    // SAFETY: the conditions of this function: 16 rows of 64 bytes from each of the four pointers on
+    // in every step, 16 rows of `group` words of the queries, 64 rows of `group` sums.
     unsafe {
-        asm!("tilezero tmm0", "tilezero tmm1", options(nomem, nostack, preserves_flags));
-        multiply!(4, 0);
-        if N > 1 {
-            multiply!(5, 1);
-        }
-        if N > 2 {
-            multiply!(6, 2);
-        }
-        if N > 3 {
-            multiply!(7, 3);
-        }
-        asm!("tilestored [{c} + {ld}], tmm0", "tilestored [{c1} + {ld}], tmm1",
-            c = in(reg) to, c1 = in(reg) to.add(SIDE * group), ld = in(reg) 4 * group,
-            options(nostack, preserves_flags));
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "2:",
+            "tileloadd tmm6, [{q} + {ld}]",
+            "tileloadd tmm4, [{k0} + {k_ld}]", "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{k1} + {k_ld}]", "tdpbf16ps tmm1, tmm5, tmm6",
+            "tileloadd tmm4, [{k2} + {k_ld}]", "tdpbf16ps tmm2, tmm4, tmm6",
+            "tileloadd tmm5, [{k3} + {k_ld}]", "tdpbf16ps tmm3, tmm5, tmm6",
+            "add {k0}, 64", "add {k1}, 64", "add {k2}, 64", "add {k3}, 64",
+            "add {q}, {step}",
+            "dec {lines}",
+            "jnz 2b",
+            "tilestored [{c} + {ld}], tmm0", "add {c}, {step}",
+            "tilestored [{c} + {ld}], tmm1", "add {c}, {step}",
+            "tilestored [{c} + {ld}], tmm2", "add {c}, {step}",
+            "tilestored [{c} + {ld}], tmm3",
+            lines = inout(reg) lines => _,
+            q = inout(reg) queries => _,
+            k0 = inout(reg) k => _,
+            k1 = inout(reg) rows(1) => _,
+            k2 = inout(reg) rows(2) => _,
+            k3 = inout(reg) rows(3) => _,
+            c = inout(reg) to => _,
+            k_ld = in(reg) 2 * LINE * lines,
+            ld = in(reg) 4 * group,
+            step = in(reg) 4 * group * SIDE,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }
