@@ -63,6 +63,10 @@ impl<K: HostKernels> Backend for K {
         HostKernels::workspace_bytes(self, head, operand)
     }
 
+    fn cache_dtype(&self) -> DType {
+        HostKernels::cache_dtype(self)
+    }
+
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor> {
         Tensor::zeros(len, dtype)
     }
@@ -89,6 +93,13 @@ impl<K: HostKernels> Backend for K {
         const OP: &str = "copy";
         lens!(OP; x = out.len());
         let ([out], [x]) = borrow(OP, [out], [x])?;
+        let (out, x) = match (out, x) {
+            (ViewMut::Bf16(out), View::Bf16(x)) => {
+                timed(self, OP, || out.copy_from_slice(x));
+                return Ok(());
+            }
+            others => others,
+        };
         f32s!(OP; out, x);
         timed(self, OP, || HostKernels::copy(self, out, x));
         Ok(())
@@ -122,7 +133,7 @@ impl<K: HostKernels> Backend for K {
         lens!(OP; x = ids.len() * c);
         let ([table], [x, ids]) = borrow(OP, [table], [x, ids])?;
         let ids = ids.i32(OP)?;
-        f32s!(OP; table);
+        let table = table.floats(OP)?;
         check_ids(OP, ids, table.len() / c)?;
         f32s!(OP; x);
         timed(self, OP, || HostKernels::place_rows(self, table, x, ids, c));
@@ -497,7 +508,12 @@ impl<K: HostKernels> Backend for K {
         );
         let ([out], [q, k, v, places]) = borrow(OP, [out], [q, k, v, places])?;
         let places = places.i32(OP)?;
-        f32s!(OP; out, q, k, v);
+        f32s!(OP; out, q);
+        let (k, v) = (k.floats(OP)?, v.floats(OP)?);
+        if k.dtype() != v.dtype() {
+            let (have, need) = (v.dtype().name(), k.dtype().name());
+            return Err(Error::DType { op: OP, have, need });
+        }
         check_places(OP, places, k.len(), s)?;
         timed(self, OP, || HostKernels::attention_cached(self, out, q, k, v, places, s));
         Ok(())

@@ -27,4 +27,4 @@ pub mod tensor;
 
 pub use error::{Error, Result};
 pub use ops::Backend;
-pub use tensor::{DType, Tensor};
+pub use tensor::{DType, Floats, FloatsMut, Tensor};

@@ -5,6 +5,7 @@ use crate::ops::{
     ValueGate,
 };
 use crate::profile::Profile;
+use crate::{DType, Floats, FloatsMut};
 
 /// The plain reference of every operation, on one thread.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +35,10 @@ pub trait HostKernels {
         let _ = (head, operand);
         0
     }
+    /// See [`crate::Backend::cache_dtype`].
+    fn cache_dtype(&self) -> DType {
+        DType::F32
+    }
     fn fill(&self, x: &mut [f32], value: f32) {
         x.fill(value);
     }
@@ -49,7 +54,7 @@ pub trait HostKernels {
     fn embedding_backward(&self, dtable: &mut [f32], dout: &[f32], ids: &[i32], c: usize) {
         ops::embedding::embedding_backward(dtable, dout, ids, c);
     }
-    fn place_rows(&self, table: &mut [f32], x: &[f32], ids: &[i32], c: usize) {
+    fn place_rows(&self, table: FloatsMut<'_>, x: &[f32], ids: &[i32], c: usize) {
         ops::embedding::place_rows(table, x, ids, c);
     }
     fn norm(&self, out: &mut [f32], rstd: &mut [f32], x: &[f32], c: usize, eps: f32) {
@@ -213,8 +218,8 @@ pub trait HostKernels {
         &self,
         out: &mut [f32],
         q: &[f32],
-        k: &[f32],
-        v: &[f32],
+        k: Floats<'_>,
+        v: Floats<'_>,
         places: &[i32],
         s: &CachedAttention,
     ) {

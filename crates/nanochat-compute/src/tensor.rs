@@ -19,6 +19,8 @@ use crate::{Error, Result};
 pub enum DType {
     /// 32-bit float.
     F32,
+    /// The upper half of an f32: what keys and values are stored in.
+    BF16,
     /// 32-bit signed integer (token ids; -1 = ignore).
     I32,
 }
@@ -26,13 +28,17 @@ pub enum DType {
 impl DType {
     /// Bytes of one element.
     pub fn size(self) -> usize {
-        4
+        match self {
+            DType::F32 | DType::I32 => 4,
+            DType::BF16 => 2,
+        }
     }
 
     /// Name as in messages and files.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
+            DType::BF16 => "bf16",
             DType::I32 => "i32",
         }
     }
@@ -122,6 +128,13 @@ impl Tensor {
         matches!(*self.memory, HostMemory::Mapped(_))
     }
 
+    /// New host memory that holds `values`, the bits of bf16.
+    pub fn from_bf16(values: &[u16]) -> Result<Self> {
+        let t = Self::zeros(values.len(), DType::BF16)?;
+        t.with_mut(|to: &mut [u16]| to.copy_from_slice(values))?;
+        Ok(t)
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         self.len
@@ -151,7 +164,10 @@ impl Tensor {
     }
 
     /// This view, read as other elements of the same size.
+    ///
+    /// Panics when they have another size.
     pub fn cast(&self, dtype: DType) -> Self {
+        assert_eq!(self.dtype.size(), dtype.size(), "{self:?} as {}", dtype.name());
         Self { dtype, ..self.clone() }
     }
 
@@ -167,6 +183,13 @@ impl Tensor {
     /// Errors: [`Error::DType`] unless i32.
     pub fn to_vec_i32(&self) -> Result<Vec<i32>> {
         self.with(|x: &[i32]| x.to_vec())
+    }
+
+    /// A copy of the bits.
+    ///
+    /// Errors: [`Error::DType`] unless bf16.
+    pub fn to_vec_bf16(&self) -> Result<Vec<u16>> {
+        self.with(|x: &[u16]| x.to_vec())
     }
 
     /// Overwrites the values.
@@ -209,12 +232,14 @@ impl Tensor {
 /// What a handle gives for the time of one operation: a slice to read.
 pub(crate) enum View<'a> {
     F32(&'a [f32]),
+    Bf16(&'a [u16]),
     I32(&'a [i32]),
 }
 
 /// What a handle gives for the time of one operation: a slice to write.
 pub(crate) enum ViewMut<'a> {
     F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
     I32(&'a mut [i32]),
 }
 
@@ -239,7 +264,22 @@ impl Element for i32 {
     fn write<'a>(view: ViewMut<'a>) -> Result<&'a mut [i32]> {
         match view {
             ViewMut::I32(x) => Ok(x),
-            ViewMut::F32(_) => Err(Error::DType { op: "write", have: "f32", need: "i32" }),
+            other => Err(other.is_not("write", DType::I32)),
+        }
+    }
+}
+
+impl Element for u16 {
+    fn read<'a>(view: View<'a>) -> Result<&'a [u16]> {
+        match view {
+            View::Bf16(x) => Ok(x),
+            other => Err(other.is_not("read", DType::BF16)),
+        }
+    }
+    fn write<'a>(view: ViewMut<'a>) -> Result<&'a mut [u16]> {
+        match view {
+            ViewMut::Bf16(x) => Ok(x),
+            other => Err(other.is_not("write", DType::BF16)),
         }
     }
 }
@@ -248,15 +288,32 @@ impl<'a> View<'a> {
     pub(crate) fn f32(self, op: &'static str) -> Result<&'a [f32]> {
         match self {
             View::F32(x) => Ok(x),
-            View::I32(_) => Err(Error::DType { op, have: "i32", need: "f32" }),
+            other => Err(other.is_not(op, DType::F32)),
+        }
+    }
+
+    pub(crate) fn floats(self, op: &'static str) -> Result<Floats<'a>> {
+        match self {
+            View::F32(x) => Ok(Floats::F32(x)),
+            View::Bf16(x) => Ok(Floats::Bf16(x)),
+            View::I32(_) => Err(self.is_not(op, DType::F32)),
         }
     }
 
     pub(crate) fn i32(self, op: &'static str) -> Result<&'a [i32]> {
         match self {
             View::I32(x) => Ok(x),
-            View::F32(_) => Err(Error::DType { op, have: "f32", need: "i32" }),
+            other => Err(other.is_not(op, DType::I32)),
         }
+    }
+
+    fn is_not(&self, op: &'static str, need: DType) -> Error {
+        let have = match self {
+            View::F32(_) => DType::F32,
+            View::Bf16(_) => DType::BF16,
+            View::I32(_) => DType::I32,
+        };
+        Error::DType { op, have: have.name(), need: need.name() }
     }
 }
 
@@ -264,7 +321,102 @@ impl<'a> ViewMut<'a> {
     pub(crate) fn f32(self, op: &'static str) -> Result<&'a mut [f32]> {
         match self {
             ViewMut::F32(x) => Ok(x),
-            ViewMut::I32(_) => Err(Error::DType { op, have: "i32", need: "f32" }),
+            other => Err(other.is_not(op, DType::F32)),
+        }
+    }
+
+    pub(crate) fn floats(self, op: &'static str) -> Result<FloatsMut<'a>> {
+        match self {
+            ViewMut::F32(x) => Ok(FloatsMut::F32(x)),
+            ViewMut::Bf16(x) => Ok(FloatsMut::Bf16(x)),
+            ViewMut::I32(_) => Err(self.is_not(op, DType::F32)),
+        }
+    }
+
+    fn is_not(&self, op: &'static str, need: DType) -> Error {
+        let have = match self {
+            ViewMut::F32(_) => DType::F32,
+            ViewMut::Bf16(_) => DType::BF16,
+            ViewMut::I32(_) => DType::I32,
+        };
+        Error::DType { op, have: have.name(), need: need.name() }
+    }
+}
+
+/// Numbers to read, as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Floats<'a> {
+    /// As they are.
+    F32(&'a [f32]),
+    /// The upper halves of f32.
+    Bf16(&'a [u16]),
+}
+
+impl Floats<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Floats::F32(x) => x.len(),
+            Floats::Bf16(x) => x.len(),
+        }
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How they are stored.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Floats::F32(_) => DType::F32,
+            Floats::Bf16(_) => DType::BF16,
+        }
+    }
+
+    /// Those of a range, in f32. Panics when the range leaves them.
+    pub fn to_f32(&self, range: Range<usize>) -> Vec<f32> {
+        match self {
+            Floats::F32(x) => x[range].to_vec(),
+            Floats::Bf16(x) => {
+                x[range].iter().map(|&x| half::bf16::from_bits(x).to_f32()).collect()
+            }
+        }
+    }
+}
+
+/// Numbers to write, as they are stored.
+#[derive(Debug)]
+pub enum FloatsMut<'a> {
+    /// As they are.
+    F32(&'a mut [f32]),
+    /// Rounded to the nearest bf16, ties to even.
+    Bf16(&'a mut [u16]),
+}
+
+impl FloatsMut<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            FloatsMut::F32(x) => x.len(),
+            FloatsMut::Bf16(x) => x.len(),
+        }
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Stores `values` from `at` on. Panics when there is no room.
+    pub fn store(&mut self, at: usize, values: &[f32]) {
+        match self {
+            FloatsMut::F32(x) => x[at..][..values.len()].copy_from_slice(values),
+            FloatsMut::Bf16(x) => {
+                for (to, &value) in x[at..][..values.len()].iter_mut().zip(values) {
+                    *to = half::bf16::from_f32(value).to_bits();
+                }
+            }
         }
     }
 }
@@ -292,13 +444,16 @@ pub(crate) fn borrow<'a, const W: usize, const R: usize>(
         let start = t.byte_range().start;
         // SAFETY: offset + len lie inside the allocation (`zeros`, `slice`), which is this program's
         // own (mapped ones are refused above), aligned to ALIGN and zero-initialised; any bit pattern
-        // is a valid f32 or i32. The view overlaps no other view of this call (checked above), no
+        // is a valid f32, u16 or i32. The view overlaps no other view of this call (checked above), no
         // other call is open (handles are !Send and operations return before the next one starts),
         // and 'a keeps the memory alive.
         unsafe {
             match t.dtype {
                 DType::F32 => {
                     ViewMut::F32(std::slice::from_raw_parts_mut(start as *mut f32, t.len))
+                }
+                DType::BF16 => {
+                    ViewMut::Bf16(std::slice::from_raw_parts_mut(start as *mut u16, t.len))
                 }
                 DType::I32 => {
                     ViewMut::I32(std::slice::from_raw_parts_mut(start as *mut i32, t.len))
@@ -313,6 +468,7 @@ pub(crate) fn borrow<'a, const W: usize, const R: usize>(
         unsafe {
             match t.dtype {
                 DType::F32 => View::F32(std::slice::from_raw_parts(start as *const f32, t.len)),
+                DType::BF16 => View::Bf16(std::slice::from_raw_parts(start as *const u16, t.len)),
                 DType::I32 => View::I32(std::slice::from_raw_parts(start as *const i32, t.len)),
             }
         }
@@ -372,5 +528,21 @@ mod tests {
     fn a_wrong_type_is_an_error_not_a_reinterpretation() {
         let t = Tensor::from_i32(&[1]).expect("one id");
         assert!(matches!(t.to_vec_f32(), Err(Error::DType { .. })));
+        let t = Tensor::from_bf16(&[0x3f80]).expect("one bf16");
+        assert!(matches!(t.to_vec_f32(), Err(Error::DType { .. })));
+        assert!(matches!(t.to_vec_i32(), Err(Error::DType { .. })));
+    }
+
+    #[test]
+    fn a_bf16_takes_two_bytes_and_is_rounded_to_even() {
+        let t = Tensor::zeros(5, DType::BF16).expect("ten bytes");
+        let middle = t.slice(1..4);
+        let ([x], []) = borrow("op", [&middle], []).expect("one view");
+        // 1 + 2^-8 lies between 1 and 1 + 2^-7: to even; a little more goes up.
+        x.floats("op").expect("bf16").store(0, &[1.0 + 1.0 / 256.0, 1.0 + 1.01 / 256.0, -2.5]);
+        assert_eq!(t.bytes(), 10);
+        assert_eq!(t.to_vec_bf16().expect("bf16"), [0, 0x3f80, 0x3f81, 0xc020, 0]);
+        let bits = [0x3f80, 0xc020];
+        assert_eq!(Floats::Bf16(&bits).to_f32(0..2), [1.0, -2.5]);
     }
 }

@@ -112,7 +112,7 @@ fn every_operation_has_a_case() {
     assert!(names.contains(&"matmul"), "the trait's methods were found: {names:?}");
     let cases = cases::all();
     let others = ["name", "profile_start", "profile_stop", "workspace_bytes", "alloc"];
-    let others = [&others[..], &["pack", "matmul_packed"]].concat();
+    let others = [&others[..], &["pack", "matmul_packed", "cache_dtype"]].concat();
     for name in names.into_iter().filter(|name| !others.contains(name)) {
         assert!(cases.iter().any(|case| case.op == name), "{name} has no case");
     }
@@ -196,8 +196,12 @@ fn cached_attention_has_the_bits_of_the_forward() {
         let last: Vec<f32> = q.chunks(row).flat_map(|q| &q[from..]).copied().collect();
         // Each row's positions, filled up to whole pages.
         let pages = t.div_ceil(PAGE);
-        let mut cache = k.chunks(t * hkv * d).map(<[f32]>::to_vec).collect::<Vec<_>>();
-        cache.iter_mut().for_each(|row| row.resize(pages * PAGE * hkv * d, f32::NAN));
+        let mut cache = vec![f32::NAN; b * pages * PAGE * hkv * d];
+        for (i, k) in k.chunks(d).enumerate() {
+            let (r, p, head) = (i / hkv / t, i / hkv % t, i % hkv);
+            let at = ((r * pages + p / PAGE) * hkv + head) * PAGE + p % PAGE;
+            cache[at * d..][..d].copy_from_slice(k);
+        }
         let place = |r: usize| {
             let page = move |p: usize| (r * pages + p) as i32;
             std::iter::once((t - 1) as i32).chain((0..pages).map(page))
@@ -205,7 +209,7 @@ fn cached_attention_has_the_bits_of_the_forward() {
         let places: Vec<i32> = (0..b).flat_map(place).collect();
         let places = Tensor::from_i32(&places).expect("a small tensor");
         let [q, k, last, cache] =
-            [q, k, last, cache.concat()].map(|x| Tensor::from_f32(&x).expect("a small tensor"));
+            [q, k, last, cache].map(|x| Tensor::from_f32(&x).expect("a small tensor"));
         let c = CachedAttention { rows: b, t: 1, pages, h, hkv, d, window, scale };
         let cpu = Cpu::open(2, Precision::F32);
         for be in [&Reference as &dyn Backend, &cpu] {
@@ -256,7 +260,10 @@ fn kinds() -> [Box<dyn Backend>; 3] {
 
 /// Runs the case with operand `i` replaced; the other operands must be as they were.
 fn run_with(case: &Case, be: &dyn Backend, i: usize, operand: Tensor) -> Result<()> {
-    let bits = |t: &Tensor| t.cast(DType::I32).to_vec_i32().expect("i32");
+    let bits = |t: &Tensor| match t.dtype() {
+        DType::BF16 => t.to_vec_bf16().expect("bf16").into_iter().map(i32::from).collect(),
+        _ => t.cast(DType::I32).to_vec_i32().expect("i32"),
+    };
     let mut operands = case.tensors();
     operands[i] = operand;
     let before: Vec<_> = operands.iter().map(bits).collect();
@@ -289,8 +296,12 @@ fn a_wrong_type_is_refused() {
         for case in small() {
             for (i, operand) in case.operands.iter().enumerate() {
                 let right = operand.values.tensor();
-                let wrong = if right.dtype() == DType::F32 { DType::I32 } else { DType::F32 };
-                let result = run_with(&case, &*be, i, right.cast(wrong));
+                let wrong = match right.dtype() {
+                    DType::F32 => right.cast(DType::I32),
+                    DType::BF16 => be.alloc(right.len(), DType::I32).expect("a small tensor"),
+                    DType::I32 => right.cast(DType::F32),
+                };
+                let result = run_with(&case, &*be, i, wrong);
                 let refused = matches!(result, Err(Error::DType { .. }));
                 assert!(refused, "{}: {} of {case}: {result:?}", be.name(), operand.name);
             }
@@ -311,7 +322,11 @@ fn an_output_that_shares_memory_is_refused() {
                     let [a, b] = [i, j].map(|i| operands[i].clone());
                     let memory = Tensor::zeros(a.len().max(b.len()), DType::F32).expect("memory");
                     operands[i] = memory.slice(0..a.len());
-                    operands[j] = memory.slice(0..b.len()).cast(b.dtype());
+                    operands[j] = match b.dtype() {
+                        // Overlap is seen before the type is.
+                        DType::BF16 => memory.slice(0..b.len()),
+                        dtype => memory.slice(0..b.len()).cast(dtype),
+                    };
                     let result = case.run(&*be, &operands);
                     let refused = matches!(result, Err(Error::Overlap { .. }));
                     let names = (written.name, other.name);

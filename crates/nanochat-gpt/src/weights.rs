@@ -69,6 +69,7 @@ pub fn write(file: &Path, out: &mut dyn Write, tensors: &[Named]) -> Result<()> 
 fn dtype(t: &Named) -> Dtype {
     match t.data.dtype() {
         DType::F32 => Dtype::F32,
+        DType::BF16 => Dtype::BF16,
         DType::I32 => Dtype::I32,
     }
 }
@@ -92,15 +93,25 @@ fn header(tensors: &[&Named]) -> std::result::Result<Vec<u8>, SafeTensorError> {
 /// Replaces `bytes` by the values, little-endian.
 fn to_bytes(values: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
     bytes.resize(values.bytes(), 0);
-    let words = bytes.chunks_exact_mut(4);
     match values.dtype() {
         DType::F32 => {
             let values = values.to_vec_f32()?;
-            words.zip(values).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+            bytes
+                .chunks_exact_mut(4)
+                .zip(values)
+                .for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+        }
+        DType::BF16 => {
+            let values = values.to_vec_bf16()?;
+            let halves = bytes.chunks_exact_mut(2);
+            halves.zip(values).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
         }
         DType::I32 => {
             let values = values.to_vec_i32()?;
-            words.zip(values).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+            bytes
+                .chunks_exact_mut(4)
+                .zip(values)
+                .for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
         }
     }
     Ok(())

@@ -2,10 +2,11 @@
 
 mod tiny;
 
-use nanochat_compute::Backend;
+use nanochat_compute::cpu::simd::Kernels;
 use nanochat_compute::cpu::{Cpu, Precision};
 use nanochat_compute::ops::LOSS_ROWS;
 use nanochat_compute::reference::Reference;
+use nanochat_compute::{Backend, DType};
 use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
@@ -125,6 +126,72 @@ fn greedy_ids_are_the_same_without_a_cache() {
             assert_eq!((naive.rows(), naive.len()), (1, 0));
             assert_eq!(greedy(&mut naive, &prompt, 3, 6), want, "as new after reset");
         }
+    }
+}
+
+#[test]
+fn keys_and_values_in_bf16_lose_nothing_where_products_multiply_bf16() {
+    for kernels in Kernels::available() {
+        let cpu = Cpu::with(kernels, 2, Precision::Bf16);
+        let model = tiny::model(&cpu, tiny::config(Generation::G5), 22);
+        let prompt = Draws(50).ids(125, 90);
+        let mut naive = Recompute::new(&cpu, &model, 200).expect("nothing to hold");
+        let mut cached = NanoDecoder::new(&cpu, &model, 200).expect("a small cache");
+        let mut wide = NanoDecoder::with_cache(&cpu, &model, 200, DType::F32).expect("a cache");
+        assert_eq!((cached.kv_dtype(), wide.kv_dtype()), (DType::BF16, DType::F32));
+        let want = naive.prefill(&prompt).expect("prefill");
+        for decoder in [&mut cached, &mut wide] {
+            let got = decoder.prefill(&prompt).expect("prefill");
+            assert_eq!(bits(&got), bits(&want), "{}: prefill", cpu.name());
+        }
+        naive.fork(3).expect("one row");
+        cached.fork(3).expect("one row");
+        wide.fork(3).expect("one row");
+        for column in [[1, 2, 3], [40, 50, 60], [7, 7, 7], [89, 0, 1]] {
+            let want = naive.decode(&column).expect("decode");
+            for decoder in [&mut cached, &mut wide] {
+                let got = decoder.decode(&column).expect("decode");
+                assert_eq!(bits(&got), bits(&want), "{}: {column:?}", cpu.name());
+            }
+        }
+        assert_eq!(2 * cached.kv_bytes(), wide.kv_bytes());
+        assert_eq!(2 * cached.kv_reserved_bytes(), wide.kv_reserved_bytes());
+    }
+}
+
+#[test]
+fn a_row_has_the_bits_it_has_alone_on_any_number_of_threads() {
+    let rows = |threads: usize, rows: &[u32]| {
+        let cpu = Cpu::open(threads, Precision::Bf16);
+        let model = tiny::model(&cpu, tiny::config(Generation::G5), 23);
+        let mut decoder = NanoDecoder::new(&cpu, &model, 200).expect("a small cache");
+        decoder.prefill(&Draws(51).ids(70, 90)).expect("prefill");
+        decoder.fork(rows.len()).expect("one row");
+        decoder.decode(rows).expect("decode");
+        let logits = decoder.decode(rows).expect("decode");
+        logits.chunks(90).map(bits).collect::<Vec<_>>()
+    };
+    let ids: Vec<u32> = (0..40).map(|i| i * 13 % 90).collect();
+    let all = rows(2, &ids);
+    assert!(all == rows(1, &ids) && all == rows(3, &ids), "the number of threads");
+    for i in [0, 1, 17, 39] {
+        assert_eq!(all[i], rows(2, &ids[i..=i])[0], "row {i} of 40");
+    }
+}
+
+#[test]
+fn keys_and_values_may_be_rounded_where_products_are_not() {
+    // Each key and value is off by 2^-9 of itself at most: logits by some hundredths.
+    let cpu = cpu();
+    let model = tiny::model(&cpu, tiny::config(Generation::G5), 24);
+    let ids = Draws(52).ids(90, 90);
+    let want = forward(&cpu, &model, &ids);
+    let mut decoder = NanoDecoder::with_cache(&cpu, &model, 90, DType::BF16).expect("a cache");
+    decoder.prefill(&ids[..80]).expect("prefill");
+    for at in 80..90 {
+        let got = decoder.decode(&ids[at..=at]).expect("decode");
+        let worst = got.iter().zip(&want[at]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst > 0.0 && worst < 0.05, "position {at}: off by {worst}");
     }
 }
 

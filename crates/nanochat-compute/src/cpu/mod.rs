@@ -5,7 +5,7 @@
 //! | [`pool`] | threads that wait for work |
 //! | [`simd`] | which instructions this machine has |
 //! | [`gemm`] | matrix products: packed, blocked, f32 or bf16 multiply |
-//! | `attention` | attention in blocks, forward, backward and cached |
+//! | `attention` | attention in blocks, forward, backward and cached; decoding on AMX |
 //! | [`peak`] | what the machine could do at most |
 //! | `chunks` | outputs split over threads |
 //! | `math` | exp, tanh, sums, in lanes |
@@ -34,6 +34,7 @@ use crate::ops::{
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
+use crate::{DType, Floats, FloatsMut};
 use gemm::{Gemm, Multiply};
 use pool::Pool;
 use simd::{Kernels, Simd};
@@ -145,6 +146,9 @@ impl HostKernels for Cpu {
         let products = gemm::workspace_bytes(self.threads(), operand);
         loss::PackedHead::bytes_for(self, head) + products
     }
+    fn cache_dtype(&self) -> DType {
+        if self.is_bf16() { DType::BF16 } else { DType::F32 }
+    }
     fn fill(&self, x: &mut [f32], value: f32) {
         mixes::fill(self, x, value);
     }
@@ -156,6 +160,9 @@ impl HostKernels for Cpu {
     }
     fn embedding(&self, out: &mut [f32], table: &[f32], ids: &[i32], c: usize) {
         rows::embedding(self, out, table, ids, c);
+    }
+    fn place_rows(&self, table: FloatsMut<'_>, x: &[f32], ids: &[i32], c: usize) {
+        rows::place_rows(self, table, x, ids, c);
     }
     fn embedding_backward(&self, dtable: &mut [f32], dout: &[f32], ids: &[i32], c: usize) {
         rows::embedding_backward(self, dtable, dout, ids, c);
@@ -335,8 +342,8 @@ impl HostKernels for Cpu {
         &self,
         out: &mut [f32],
         q: &[f32],
-        k: &[f32],
-        v: &[f32],
+        k: Floats<'_>,
+        v: Floats<'_>,
         places: &[i32],
         s: &CachedAttention,
     ) {

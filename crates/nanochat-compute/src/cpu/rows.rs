@@ -3,7 +3,9 @@
 
 use super::Cpu;
 use super::chunks::{each, rows_per_chunk};
+use super::gemm::portable::to_bf16;
 use super::math::{dot, simd_fn};
+use crate::FloatsMut;
 use crate::ops::RopeNorm;
 
 pub(super) fn embedding(cpu: &Cpu, out: &mut [f32], table: &[f32], ids: &[i32], c: usize) {
@@ -15,8 +17,48 @@ pub(super) fn embedding(cpu: &Cpu, out: &mut [f32], table: &[f32], ids: &[i32], 
     });
 }
 
-/// Rows of the table that one task owns; a task scans all ids for its own.
+/// Parts of a table, each written by one task, which scans all ids for its own.
 const TABLE_TASKS: usize = 8;
+
+/// Rows of a table from `first` on: those of `x` that belong there, in the order of n.
+fn place_part(
+    first: usize,
+    x: &[f32],
+    (ids, c): (&[i32], usize),
+    rows: usize,
+    mut store: impl FnMut(usize, &[f32]),
+) {
+    for (n, &id) in ids.iter().enumerate() {
+        if let Some(row) = (id as usize).checked_sub(first).filter(|row| *row < rows) {
+            store(row * c, &x[n * c..][..c]);
+        }
+    }
+}
+
+simd_fn! {
+    fn round(out: &mut [u16], x: &[f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = to_bf16(*x);
+        }
+    }
+}
+
+pub(super) fn place_rows(cpu: &Cpu, table: FloatsMut<'_>, x: &[f32], ids: &[i32], c: usize) {
+    let rows = (table.len() / c).div_ceil(TABLE_TASKS).max(1);
+    let ids = (ids, c);
+    match table {
+        FloatsMut::F32(table) => each(&cpu.pool, [(table, rows * c)], |i, [table]| {
+            place_part(i * rows, x, ids, table.len() / c, |at, x| {
+                table[at..at + c].copy_from_slice(x);
+            });
+        }),
+        FloatsMut::Bf16(table) => each(&cpu.pool, [(table, rows * c)], |i, [table]| {
+            place_part(i * rows, x, ids, table.len() / c, |at, x| {
+                round(&cpu.kernels, &mut table[at..at + c], x);
+            });
+        }),
+    }
+}
 
 pub(super) fn embedding_backward(
     cpu: &Cpu,

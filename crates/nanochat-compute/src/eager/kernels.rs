@@ -6,6 +6,7 @@ use crate::ops::{
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
+use crate::{DType, Floats, FloatsMut};
 
 impl HostKernels for Eager {
     fn name(&self) -> String {
@@ -22,6 +23,9 @@ impl HostKernels for Eager {
             HostKernels::workspace_bytes(&self.cpu, &HeadLoss { n: 0, ..*head }, operand);
         4 * (4 * head.n * head.v).max(head.n * head.v + head.v * head.c) + products
     }
+    fn cache_dtype(&self) -> DType {
+        HostKernels::cache_dtype(&self.cpu)
+    }
     fn fill(&self, x: &mut [f32], value: f32) {
         HostKernels::fill(&self.cpu, x, value);
     }
@@ -33,6 +37,9 @@ impl HostKernels for Eager {
     }
     fn embedding(&self, out: &mut [f32], table: &[f32], ids: &[i32], c: usize) {
         HostKernels::embedding(&self.cpu, out, table, ids, c);
+    }
+    fn place_rows(&self, table: FloatsMut<'_>, x: &[f32], ids: &[i32], c: usize) {
+        HostKernels::place_rows(&self.cpu, table, x, ids, c);
     }
     fn embedding_backward(&self, dtable: &mut [f32], dout: &[f32], ids: &[i32], c: usize) {
         HostKernels::embedding_backward(&self.cpu, dtable, dout, ids, c);
@@ -188,8 +195,8 @@ impl HostKernels for Eager {
         &self,
         out: &mut [f32],
         q: &[f32],
-        k: &[f32],
-        v: &[f32],
+        k: Floats<'_>,
+        v: Floats<'_>,
         places: &[i32],
         s: &CachedAttention,
     ) {

@@ -1,5 +1,7 @@
 //! Causal attention with a sliding window and grouped queries: training and cached.
 
+use crate::Floats;
+
 /// Shape and constants of [`attention`].
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
@@ -149,14 +151,14 @@ impl CachedAttention {
 
 /// [`attention`] of `t` new queries a row against a cache that already holds their keys.
 ///
-/// Shapes: `q`, `out` (rows, T, H, D); `k`, `v` (any number of pages, [`PAGE`], Hkv, D); `places`
-/// (rows, [`CachedAttention::place_len`]). Rows may share pages. Source: PagedAttention,
-/// arXiv:2309.06180. Plain reference; never optimise it.
+/// Shapes: `q`, `out` (rows, T, H, D); `k`, `v` (any number of pages, Hkv, [`PAGE`], D), f32 or bf16;
+/// `places` (rows, [`CachedAttention::place_len`]). Rows may share pages. Sums in f32 for both types.
+/// Source: PagedAttention, arXiv:2309.06180. Plain reference; never optimise it.
 pub fn attention_cached(
     out: &mut [f32],
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Floats<'_>,
+    v: Floats<'_>,
     places: &[i32],
     s: &CachedAttention,
 ) {
@@ -165,9 +167,14 @@ pub fn attention_cached(
     for (r, place) in places.chunks_exact(s.place_len()).enumerate() {
         let start = place[0] as usize;
         let seen = s.seen(start);
-        let copied = |x: &[f32]| -> Vec<f32> {
-            let pages = place[1..][seen.clone()].iter();
-            pages.flat_map(|&p| &x[p as usize * page..][..page]).copied().collect()
+        // Position by position, as `attend` reads them.
+        let copied = |x: Floats<'_>| -> Vec<f32> {
+            let row = |i: usize| {
+                let (block, at, head) = (i / hkv / PAGE, i / hkv % PAGE, i % hkv);
+                let from = place[1 + seen.start + block] as usize * page + (head * PAGE + at) * d;
+                x.to_f32(from..from + d)
+            };
+            (0..seen.len() * PAGE * hkv).flat_map(row).collect()
         };
         let (k, v, before) = (copied(k), copied(v), seen.start * PAGE);
         let shape = Attention { b: 1, t: 0, h, hkv, d, window, scale };

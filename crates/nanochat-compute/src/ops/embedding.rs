@@ -1,5 +1,7 @@
 //! Rows of a table by id: looked up, put there, added to.
 
+use crate::FloatsMut;
+
 /// Looks rows up: `out[n,c] = table[ids[n],c]`.
 ///
 /// Shapes: `out` (N, C), `table` (V, C), `ids` (N) in 0..V. Panics when an id leaves the table:
@@ -12,10 +14,11 @@ pub fn embedding(out: &mut [f32], table: &[f32], ids: &[i32], c: usize) {
 
 /// Puts rows where they belong: `table[ids[n],c] = x[n,c]`, in the order of n; other rows stay.
 ///
-/// Shapes: `x` (N, C), `table` (V, C), `ids` (N) in 0..V. Plain reference; never optimise it.
-pub fn place_rows(table: &mut [f32], x: &[f32], ids: &[i32], c: usize) {
+/// Shapes: `x` (N, C), `table` (V, C) in f32 or bf16, `ids` (N) in 0..V. Plain reference; never
+/// optimise it.
+pub fn place_rows(mut table: FloatsMut<'_>, x: &[f32], ids: &[i32], c: usize) {
     for (row, &id) in x.chunks_exact(c).zip(ids) {
-        table[id as usize * c..][..c].copy_from_slice(row);
+        table.store(id as usize * c, row);
     }
 }
 

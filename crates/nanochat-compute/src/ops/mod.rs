@@ -59,11 +59,16 @@ pub trait Backend {
         let _ = (head, operand);
         0
     }
+    /// What a cache of keys and values is best stored in: the narrowest type that loses nothing, since
+    /// attention rounds them to it before it multiplies them.
+    fn cache_dtype(&self) -> DType {
+        DType::F32
+    }
     /// New zeroed memory on the device.
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor>;
     /// `x[i] = value`.
     fn fill(&self, x: &Tensor, value: f32) -> Result<()>;
-    /// `out[i] = x[i]`.
+    /// `out[i] = x[i]`, both of f32 or both of bf16.
     fn copy(&self, out: &Tensor, x: &Tensor) -> Result<()>;
     /// See [`mix::add`].
     fn add(&self, out: &Tensor, x: &Tensor) -> Result<()>;
@@ -227,8 +232,8 @@ pub trait Backend {
         v: &Tensor,
         s: &Attention,
     ) -> Result<()>;
-    /// See [`attention::attention_cached`]. Errors: [`crate::Error::Invalid`] for a place that names
-    /// a page that is not there.
+    /// See [`attention::attention_cached`]; `k` and `v` have one type. Errors:
+    /// [`crate::Error::Invalid`] for a place that names a page that is not there.
     fn attention_cached(
         &self,
         out: &Tensor,

@@ -129,14 +129,20 @@ fn embedding(all: &mut Vec<Case>, shape: (usize, usize, usize)) {
             .ids("ids", some_ids(n, v))
             .run(move |be, [out, table, ids]| be.embedding(out, table, ids, c)),
     );
-    all.push(
-        case("place_rows", shape)
-            .change("table", random(v * c, 5), 1)
-            .read("x", random(n.min(v) * c, 6))
-            // Each row has one place: the last ones, backwards.
-            .ids("ids", (0..n.min(v)).map(|i| (v - 1 - i) as i32).collect())
-            .run(move |be, [table, x, ids]| be.place_rows(table, x, ids, c)),
-    );
+    for bf16 in [false, true] {
+        let case = case("place_rows", (shape, if bf16 { "bf16" } else { "f32" }));
+        // A bf16 is the same number in every backend: nothing is summed.
+        let case = match bf16 {
+            true => case.change_bf16("table", &random(v * c, 5), 0),
+            false => case.change("table", random(v * c, 5), 1),
+        };
+        all.push(
+            case.read("x", random(n.min(v) * c, 6))
+                // Each row has one place: the last ones, backwards.
+                .ids("ids", (0..n.min(v)).map(|i| (v - 1 - i) as i32).collect())
+                .run(move |be, [table, x, ids]| be.place_rows(table, x, ids, c)),
+        );
+    }
     all.push(
         case("embedding_backward", shape)
             .change("dtable", random(v * c, 11), n)

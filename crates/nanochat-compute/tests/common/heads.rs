@@ -21,7 +21,8 @@ pub fn all(all: &mut Vec<Case>) {
         attention(all, s);
     }
     for s in cached_shapes() {
-        all.push(cached(s));
+        all.push(cached(s, false));
+        all.push(cached(s, true));
     }
     // (N, C, V, padded V); 300 rows are more than are held at once.
     for shape in
@@ -110,6 +111,8 @@ fn cached_shapes() -> Vec<(CachedAttention, usize)> {
         (3, 1, 129, (6, 3, 8), 33),
         (1, 65, 0, (2, 2, 32), 64),
         (2, 3, 127, (2, 1, 64), usize::MAX),
+        (2, 1, 130, (4, 2, 64), 100),
+        (1, 1, 70, (4, 1, 128), usize::MAX),
     ];
     let shape = |(rows, t, start, (h, hkv, d), window): (usize, usize, usize, _, _)| {
         let pages = (start + 3 * rows + t).div_ceil(PAGE);
@@ -118,8 +121,9 @@ fn cached_shapes() -> Vec<(CachedAttention, usize)> {
     shapes.map(shape).to_vec()
 }
 
-/// Pages are handed out from the last one on, so that none lies where its positions would.
-pub fn cached((s, start): (CachedAttention, usize)) -> Case {
+/// Pages are handed out from the last one on, so that none lies where its positions would; keys and
+/// values in bf16 or f32.
+pub fn cached((s, start): (CachedAttention, usize), bf16: bool) -> Case {
     let (queries, page) = (s.rows * s.t * s.h * s.d, PAGE * s.hkv * s.d);
     let all = s.rows * s.pages;
     let (mut places, mut ends) = (Vec::new(), Vec::new());
@@ -137,16 +141,20 @@ pub fn cached((s, start): (CachedAttention, usize)) -> Case {
         let mut cache = random(all * page, seed);
         for (lies, filled) in &ends {
             // What lies behind the last query is not filled and must not be read.
-            cache[lies * page..][..page][filled * s.hkv * s.d..].fill(f32::NAN);
+            for head in cache[lies * page..][..page].chunks_exact_mut(PAGE * s.d) {
+                head[filled * s.d..].fill(f32::NAN);
+            }
         }
         cache
     };
-    case("attention_cached", s)
+    let case = case("attention_cached", (s, if bf16 { "bf16" } else { "f32" }))
         .overwrite("out", queries, start + 3 * s.rows + s.t + 2 * s.d)
-        .read("q", random(queries, 37))
-        .read("k", cache(38))
-        .read("v", cache(39))
-        .ids("places", places)
+        .read("q", random(queries, 37));
+    let case = match bf16 {
+        true => case.read_bf16("k", &cache(38)).read_bf16("v", &cache(39)),
+        false => case.read("k", cache(38)).read("v", cache(39)),
+    };
+    case.ids("places", places)
         .run(move |be, [out, q, k, v, places]| be.attention_cached(out, q, k, v, places, &s))
 }
 

@@ -80,13 +80,27 @@ impl Role {
 #[derive(Clone)]
 pub enum Values {
     F32(Vec<f32>),
+    /// The bits of bf16.
+    Bf16(Vec<u16>),
     I32(Vec<i32>),
+}
+
+/// The bits of the nearest bf16.
+pub fn to_bf16(x: &[f32]) -> Vec<u16> {
+    x.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect()
+}
+
+/// The values of a tensor of f32 or bf16; of any other, none.
+pub fn floats(t: &Tensor) -> Vec<f32> {
+    let wide = |x: Vec<u16>| x.into_iter().map(|x| half::bf16::from_bits(x).to_f32()).collect();
+    t.to_vec_f32().or_else(|_| t.to_vec_bf16().map(wide)).unwrap_or_default()
 }
 
 impl Values {
     pub fn tensor(&self) -> Tensor {
         match self {
             Values::F32(x) => Tensor::from_f32(x).expect("a small tensor"),
+            Values::Bf16(x) => Tensor::from_bf16(x).expect("a small tensor"),
             Values::I32(x) => Tensor::from_i32(x).expect("a small tensor"),
         }
     }
@@ -118,11 +132,11 @@ impl Case {
         (self.run)(be, operands)
     }
 
-    /// Every f32 operand after the operation, in order; an i32 operand gives an empty vector.
+    /// Every operand of floats after the operation, in order; an i32 operand gives an empty vector.
     pub fn results(&self, be: &dyn Backend) -> Vec<Vec<f32>> {
         let tensors = self.tensors();
         self.run(be, &tensors).unwrap_or_else(|e| panic!("{self}: {e}"));
-        tensors.iter().map(|t| t.to_vec_f32().unwrap_or_default()).collect()
+        tensors.iter().map(floats).collect()
     }
 
     /// Names of the operands, and their results in the first run and in the second.
@@ -165,6 +179,14 @@ impl Operands {
 
     pub fn read_some(self, name: &'static str, values: Vec<f32>) -> Self {
         self.with(name, Role::ReadSome, Values::F32(values))
+    }
+
+    pub fn read_bf16(self, name: &'static str, values: &[f32]) -> Self {
+        self.with(name, Role::Read, Values::Bf16(to_bf16(values)))
+    }
+
+    pub fn change_bf16(self, name: &'static str, values: &[f32], terms: usize) -> Self {
+        self.with(name, Role::Change { terms }, Values::Bf16(to_bf16(values)))
     }
 
     pub fn ids(self, name: &'static str, values: Vec<i32>) -> Self {

@@ -3,6 +3,7 @@
 //! Layers with the same window keep the same positions, so they share one table of pages: a *pool*. A
 //! page that no later query will see goes back to its pool; a page that two rows hold is copied when
 //! one of them writes to it. All memory is allocated once, when it is reserved, or by doubling.
+//! Numbers are f32 or bf16: what the device rounds them to before it multiplies.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +15,12 @@ use crate::{GptConfig, Result};
 /// Pages of the layers with one window.
 pub(super) struct Pool {
     window: usize,
-    /// Of each layer of the pool: (pages, PAGE, Hkv, D).
+    /// Of each layer of the pool: (pages, Hkv, PAGE, D).
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
-    /// Floats of a page of one layer.
+    dtype: DType,
+    hkv: usize,
+    /// Numbers of a page of one layer.
     page: usize,
     /// Rows that hold each page; 0: it is free.
     holders: Vec<u32>,
@@ -38,18 +41,26 @@ pub(super) struct Places {
     pub places: Tensor,
     /// Pages that a place names.
     pub pages: usize,
-    /// Rows of the pool that the new keys and values go to.
+    /// (rows, t, Hkv): where in the pool, in rows of D, the new keys and values go to.
     pub rows: Tensor,
 }
 
 impl Pool {
-    fn new(be: &dyn Backend, layers: usize, window: usize, page: usize) -> Result<Self> {
-        let none = || (0..layers).map(|_| Ok(be.alloc(0, DType::F32)?)).collect::<Result<Vec<_>>>();
+    fn new(
+        be: &dyn Backend,
+        layers: usize,
+        window: usize,
+        (hkv, d): (usize, usize),
+        dtype: DType,
+    ) -> Result<Self> {
+        let none = || (0..layers).map(|_| Ok(be.alloc(0, dtype)?)).collect::<Result<Vec<_>>>();
         Ok(Self {
             window,
             keys: none()?,
             values: none()?,
-            page,
+            dtype,
+            hkv,
+            page: PAGE * hkv * d,
             holders: Vec::new(),
             free: Vec::new(),
             tables: vec![Vec::new()],
@@ -63,7 +74,7 @@ impl Pool {
 
     /// Bytes of `n` pages in all layers of the pool.
     fn bytes(&self, n: usize) -> usize {
-        n * self.page * 2 * self.keys.len() * 4
+        n * self.page * 2 * self.keys.len() * self.dtype.size()
     }
 
     /// Makes the pool at least `pages` large; what is in it stays.
@@ -73,7 +84,7 @@ impl Pool {
             return Ok(());
         }
         let larger = |old: &Tensor| -> Result<Tensor> {
-            let new = be.alloc(pages * self.page, DType::F32)?;
+            let new = be.alloc(pages * self.page, self.dtype)?;
             be.copy(&new.slice(0..old.len()), old)?;
             Ok(new)
         };
@@ -147,8 +158,11 @@ impl Pool {
         for table in &self.tables {
             places.push(len as i32);
             places.extend_from_slice(&table[..pages]);
-            let row = |p: usize| table[p / PAGE] * PAGE as i32 + (p % PAGE) as i32;
-            rows.extend((len..len + t).map(row));
+            let row = |i: usize| {
+                let (p, head) = (i / self.hkv, i % self.hkv);
+                (table[p / PAGE] as usize * self.hkv + head) * PAGE + p % PAGE
+            };
+            rows.extend((len * self.hkv..(len + t) * self.hkv).map(|i| row(i) as i32));
         }
         let (places, rows) = (Tensor::from_i32(&places)?, Tensor::from_i32(&rows)?);
         Ok(Places { places, pages, rows })
@@ -186,21 +200,21 @@ pub(super) struct Cache {
     pools: Vec<Pool>,
     /// Of each layer: its pool, and its number there.
     layers: Vec<(usize, usize)>,
-    /// Channels of keys of a position.
-    kv: usize,
     heads: (usize, usize, usize),
     places: Vec<Places>,
 }
 
 impl Cache {
-    /// An empty cache of one row, without memory.
-    pub fn new(be: &dyn Backend, config: &GptConfig) -> Result<Self> {
-        let kv = config.kv_dim();
+    /// An empty cache of one row, without memory, that will hold `dtype`.
+    pub fn new(be: &dyn Backend, config: &GptConfig, dtype: DType) -> Result<Self> {
+        let heads = (config.n_head, config.n_kv_head, config.head_dim());
         let mut windows: BTreeMap<usize, usize> = BTreeMap::new();
         for i in 0..config.n_layer {
             *windows.entry(config.window(i)).or_default() += 1;
         }
-        let pool = |(window, layers): (&usize, &usize)| Pool::new(be, *layers, *window, PAGE * kv);
+        let pool = |(window, layers): (&usize, &usize)| {
+            Pool::new(be, *layers, *window, (heads.1, heads.2), dtype)
+        };
         let pools = windows.iter().map(pool).collect::<Result<Vec<_>>>()?;
         let mut used = vec![0; pools.len()];
         let mut layers = Vec::new();
@@ -209,8 +223,7 @@ impl Cache {
             layers.push((at, used[at]));
             used[at] += 1;
         }
-        let heads = (config.n_head, config.n_kv_head, config.head_dim());
-        Ok(Self { pools, layers, kv, heads, places: Vec::new() })
+        Ok(Self { pools, layers, heads, places: Vec::new() })
     }
 
     /// Allocates for one row of `prompt` tokens, fed `t` at a time, that becomes `rows` rows of `len`.
@@ -256,9 +269,14 @@ impl Cache {
         CachedAttention { rows, t, pages, h, hkv, d, window, scale }
     }
 
-    /// Channels of keys of a position.
-    pub fn kv(&self) -> usize {
-        self.kv
+    /// Channels of a head.
+    pub fn d(&self) -> usize {
+        self.heads.2
+    }
+
+    /// What keys and values are stored in.
+    pub fn dtype(&self) -> DType {
+        self.pools[0].dtype
     }
 
     /// Makes `n` rows of the only one; they share its pages.

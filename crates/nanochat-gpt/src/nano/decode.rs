@@ -72,10 +72,22 @@ impl Edge {
 impl<'a> NanoDecoder<'a> {
     /// An empty cache of one row that can hold `max_len` tokens (at most 10 times the sequence length
     /// that the model is made for: the reach of its rotary tables). The model's weights are packed now:
-    /// later changes of them are not seen.
+    /// later changes of them are not seen. Keys and values are stored as the device likes best
+    /// ([`Backend::cache_dtype`]): the logits are the bits of [`super::recompute`]'s attention.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
+        Self::with_cache(be, model, max_len, be.cache_dtype())
+    }
+
+    /// As [`NanoDecoder::new`], keys and values in f32, or rounded to bf16 when they are stored.
+    pub fn with_cache(
+        be: &'a dyn Backend,
+        model: &'a Nano,
+        max_len: usize,
+        dtype: DType,
+    ) -> Result<Self> {
         let max_len = max_len.clamp(1, super::rope::reach(&model.config));
-        let (weights, cache) = (PackedWeights::new(be, model)?, Cache::new(be, &model.config)?);
+        let weights = PackedWeights::new(be, model)?;
+        let cache = Cache::new(be, &model.config, dtype)?;
         let (last, arena) = (be.alloc(model.config.n_embd, DType::F32)?, be.alloc(0, DType::F32)?);
         Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
     }
@@ -84,6 +96,11 @@ impl<'a> NanoDecoder<'a> {
     /// share what they have in common.
     pub fn kv_bytes(&self) -> usize {
         self.cache.used_bytes()
+    }
+
+    /// What keys and values are stored in.
+    pub fn kv_dtype(&self) -> DType {
+        self.cache.dtype()
     }
 
     /// Bytes of weights in the device's own order; 0 where it reads them as they lie.
@@ -190,8 +207,8 @@ impl Past for NanoDecoder<'_> {
         layer: &LayerBuffers,
     ) -> Result<()> {
         let (k, v, at) = self.cache.layer(i);
-        be.place_rows(k, &layer.k, &at.rows, self.cache.kv())?;
-        be.place_rows(v, &layer.v, &at.rows, self.cache.kv())?;
+        be.place_rows(k, &layer.k, &at.rows, self.cache.d())?;
+        be.place_rows(v, &layer.v, &at.rows, self.cache.d())?;
         let s = self.cache.shape(i, self.rows, bufs.t, model.attention_shape(bufs, i).scale);
         Ok(be.attention_cached(&layer.o, &layer.q, k, v, &at.places, &s)?)
     }

@@ -7,6 +7,7 @@
 use super::product::{Parts, Product, block_rows, pack_columns, pack_rows, packed_len, product};
 use super::softmax::{BLOCK, MAX_ROWS, Scores, seen, softmax};
 use crate::cpu::gemm::kernel::{A_ROW, Kernel, Tiles, words_of};
+use crate::cpu::math::simd_fn;
 use crate::cpu::simd::Kernels;
 
 /// Queries that share a key/value head, and where their results go.
@@ -27,14 +28,20 @@ pub(super) struct Queries {
     pub step: usize,
 }
 
+/// Where the keys and values of a head lie.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// (len, d), `ld` apart, both.
+    Rows { k: *const f32, v: *const f32, ld: usize },
+    /// Blocks of (BLOCK, d), `page` elements apart: block i is number `pages[i]`.
+    Pages { k: *const f32, v: *const f32, page: usize, pages: &'a [i32] },
+    /// The same in bf16.
+    Bf16Pages { k: *const u16, v: *const u16, page: usize, pages: &'a [i32] },
+}
+
 /// One key/value head: packed block by block when first needed.
 pub(super) struct Keys<'a> {
-    /// (len, d), `ld` apart, both; or pages of BLOCK such rows.
-    pub k: *const f32,
-    pub v: *const f32,
-    pub ld: usize,
-    /// Where each block lies, counted in blocks; without, they follow each other.
-    pages: Option<&'a [i32]>,
+    source: Source<'a>,
     pub len: usize,
     pub d: usize,
     pub window: usize,
@@ -48,18 +55,20 @@ pub(super) struct Keys<'a> {
     queries: *mut u32,
     scores: *mut f32,
     weights: *mut u32,
+    /// (BLOCK, d): a block of bf16 as f32.
+    wide: *mut f32,
     kernels: Kernels,
 }
 
 impl<'a> Keys<'a> {
     /// Words of workspace for `slots` packed blocks.
     pub fn room<K: Kernel>(d: usize, slots: usize) -> usize {
-        slots * block_len::<K>(d) + 3 * block_rows::<K>() * A_ROW + 64
+        slots * block_len::<K>(d) + 3 * block_rows::<K>() * A_ROW + BLOCK * d + 80
     }
 
     /// One head; blocks from `base` on will be used, the first of them first.
     pub fn new<K: Kernel>(
-        (k, v, ld): (*const f32, *const f32, usize),
+        source: Source<'a>,
         (len, d): (usize, usize),
         (window, scale): (usize, f32),
         (base, slots): (usize, usize),
@@ -69,12 +78,9 @@ impl<'a> Keys<'a> {
         let packed = parts.take(slots * block_len::<K>(d));
         let mut rows = || parts.take(block_rows::<K>() * A_ROW);
         let (queries, scores, weights) = (rows(), rows().cast(), rows());
-        let next = base;
+        let (wide, next) = (parts.take(BLOCK * d).cast(), base);
         Keys {
-            k,
-            v,
-            ld,
-            pages: None,
+            source,
             len,
             d,
             window,
@@ -86,13 +92,9 @@ impl<'a> Keys<'a> {
             queries,
             scores,
             weights,
+            wide,
             kernels,
         }
-    }
-
-    /// The same head, its blocks lying where `pages` says.
-    pub fn in_pages(self, pages: Option<&'a [i32]>) -> Keys<'a> {
-        Keys { pages, ..self }
     }
 
     /// The packed keys and values of a block.
@@ -124,13 +126,39 @@ impl<'a> Keys<'a> {
         let (k_to, v_to) = self.slot::<K>(block);
         let (key0, d) = (block * BLOCK, self.d);
         let count = BLOCK.min(self.len - key0);
-        let lies = self.pages.map_or(block, |pages| pages[block] as usize) * BLOCK;
-        // SAFETY: keys key0 .. key0 + count <= len exist, from row `lies` on; a slot has room for a
-        // block.
+        // SAFETY: keys key0 .. key0 + count <= len exist in the source, and in pages whole blocks of
+        // BLOCK; a slot has room for a block, `wide` for BLOCK * d floats.
         unsafe {
-            let (k, v) = (self.k.add(lies * self.ld), self.v.add(lies * self.ld));
-            pack_columns::<K>(k, self.ld, true, (count, d, d), k_to);
-            pack_columns::<K>(v, self.ld, false, (d, count, BLOCK), v_to);
+            let pack_k = |k, ld| pack_columns::<K>(k, ld, true, (count, d, d), k_to);
+            let pack_v = |v, ld| pack_columns::<K>(v, ld, false, (d, count, BLOCK), v_to);
+            match self.source {
+                Source::Rows { k, v, ld } => {
+                    pack_k(k.add(key0 * ld), ld);
+                    pack_v(v.add(key0 * ld), ld);
+                }
+                Source::Pages { k, v, page, pages } => {
+                    let lies = pages[block] as usize * page;
+                    pack_k(k.add(lies), d);
+                    pack_v(v.add(lies), d);
+                }
+                Source::Bf16Pages { k, v, page, pages } => {
+                    let lies = pages[block] as usize * page;
+                    let wide = std::slice::from_raw_parts_mut(self.wide, count * d);
+                    widen(&self.kernels, wide, std::slice::from_raw_parts(k.add(lies), count * d));
+                    pack_k(self.wide, d);
+                    widen(&self.kernels, wide, std::slice::from_raw_parts(v.add(lies), count * d));
+                    pack_v(self.wide, d);
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// bf16 as f32: exact.
+    fn widen(out: &mut [f32], x: &[u16]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = f32::from_bits(u32::from(*x) << 16);
         }
     }
 }

@@ -6,16 +6,19 @@
 //! [`attention`] and [`attention_cached`].
 
 use self::backward::Backward;
-use self::forward::{Keys, Queries, attend};
+use self::forward::{Keys, Queries, Source, attend};
 use self::product::{Parts, block_rows};
 use self::softmax::BLOCK;
 use super::Cpu;
 use super::gemm::buffer::{Use, with_words};
 use super::gemm::kernel::{KC, Kernel};
 use super::gemm::{Shared, SharedConst, with_kernel};
+use crate::Floats;
 use crate::ops::attention::{Attention, CachedAttention};
 
 mod backward;
+#[cfg(target_arch = "x86_64")]
+mod decode;
 mod forward;
 mod product;
 mod softmax;
@@ -44,8 +47,7 @@ pub(crate) fn attention(
     }
     let all = Batch {
         q: SharedConst(q.as_ptr()),
-        k: SharedConst(k.as_ptr()),
-        v: SharedConst(v.as_ptr()),
+        kv: Stored::F32(SharedConst(k.as_ptr()), SharedConst(v.as_ptr())),
         out: Shared(out.as_mut_ptr()),
         lse: Some(Shared(lse.as_mut_ptr())),
         rows: s.b,
@@ -62,8 +64,8 @@ pub(crate) fn attention_cached(
     cpu: &Cpu,
     out: &mut [f32],
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Floats<'_>,
+    v: Floats<'_>,
     places: &[i32],
     c: &CachedAttention,
 ) {
@@ -80,10 +82,22 @@ pub(crate) fn attention_cached(
         let seen = &place[1..][c.seen(place[0] as usize)];
         assert!(seen.iter().all(|&p| p >= 0 && (p as usize + 1) * page <= k.len()));
     }
+    let kv = match (k, v) {
+        (Floats::F32(k), Floats::F32(v)) => {
+            Stored::F32(SharedConst(k.as_ptr()), SharedConst(v.as_ptr()))
+        }
+        (Floats::Bf16(k), Floats::Bf16(v)) => {
+            #[cfg(target_arch = "x86_64")]
+            if decode::takes(cpu, c) {
+                return decode::decode(cpu, out, q, k, v, places, c);
+            }
+            Stored::Bf16(SharedConst(k.as_ptr()), SharedConst(v.as_ptr()))
+        }
+        _ => unreachable!("keys and values have one type (`host.rs` checks it)"),
+    };
     let all = Batch {
         q: SharedConst(q.as_ptr()),
-        k: SharedConst(k.as_ptr()),
-        v: SharedConst(v.as_ptr()),
+        kv,
         out: Shared(out.as_mut_ptr()),
         lse: None,
         rows,
@@ -139,13 +153,19 @@ fn check(s: &Attention) {
     assert!(s.scale > 0.0, "attention: scale is {}", s.scale);
 }
 
+/// Keys and values: (rows, t, hkv, d), or pages of (hkv, BLOCK, d).
+#[derive(Clone, Copy)]
+enum Stored {
+    F32(SharedConst<f32>, SharedConst<f32>),
+    /// In pages only.
+    Bf16(SharedConst<u16>, SharedConst<u16>),
+}
+
 /// A call of the forward: `t` queries a row.
 struct Batch<'a> {
     /// (rows, t, h, d)
     q: SharedConst<f32>,
-    /// (rows, t, hkv, d), or pages of (BLOCK, hkv, d).
-    k: SharedConst<f32>,
-    v: SharedConst<f32>,
+    kv: Stored,
     /// (rows, t, h, d)
     out: Shared<f32>,
     /// (rows, t, h)
@@ -158,14 +178,41 @@ struct Batch<'a> {
     s: Attention,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// Position of a row's first query, and its pages.
-    fn place(&self, row: usize) -> (usize, Option<&[i32]>) {
+    fn place(&self, row: usize) -> (usize, Option<&'a [i32]>) {
         match self.places {
             None => (0, None),
             Some((places, len)) => {
                 let place = &places[row * len..][..len];
                 (place[0] as usize, Some(&place[1..]))
+            }
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Where the keys and values of a head lie.
+    ///
+    /// # Safety
+    /// `row` and `head` exist.
+    unsafe fn source(&self, row: usize, head: usize, pages: Option<&'a [i32]>) -> Source<'a> {
+        let Attention { hkv, d, .. } = self.s;
+        let (at, page) = (head * BLOCK * d, hkv * BLOCK * d);
+        // SAFETY: the head lies in its row, or in every page: (hkv, BLOCK, d).
+        unsafe {
+            match (self.kv, pages) {
+                (Stored::F32(k, v), None) => {
+                    let from = (row * self.t * hkv + head) * d;
+                    Source::Rows { k: k.get().add(from), v: v.get().add(from), ld: hkv * d }
+                }
+                (Stored::F32(k, v), Some(pages)) => {
+                    Source::Pages { k: k.get().add(at), v: v.get().add(at), page, pages }
+                }
+                (Stored::Bf16(k, v), pages) => {
+                    let pages = pages.expect("bf16 lies in pages");
+                    Source::Bf16Pages { k: k.get().add(at), v: v.get().add(at), page, pages }
+                }
             }
         }
     }
@@ -200,17 +247,11 @@ fn forward<K: Kernel>(cpu: &Cpu, all: &Batch<'_>) {
             // task writes the outputs of its own heads and blocks only; the kernel was chosen by
             // `Kernels`.
             unsafe {
-                let from = (if pages.is_some() { 0 } else { row * all.t * hkv } + kv) * d;
-                let kv_rows = (all.k.get().add(from), all.v.get().add(from), hkv * d);
-                let mut keys = Keys::new::<K>(
-                    kv_rows,
-                    (end, d),
-                    (window, scale),
-                    (base, slots),
-                    words,
-                    cpu.kernels,
-                )
-                .in_pages(pages);
+                let source = all.source(row, kv, pages);
+                let sizes = (end, d);
+                let at = (base, slots);
+                let mut keys =
+                    Keys::new::<K>(source, sizes, (window, scale), at, words, cpu.kernels);
                 for block in blocks {
                     let t = block * block_rows::<K>();
                     for i in 0..if single { 1 } else { group } {

@@ -92,7 +92,9 @@ fn nothing_depends_on_the_threads() {
 
 #[test]
 fn cached_attention_has_the_bits_of_the_forward() {
-    for (h, hkv, d, window) in [(4, 2, 32, 1000), (3, 3, 20, 40), (6, 1, 64, 129)] {
+    // Heads that AMX decodes where they lie: 32 to 128 channels, one to four queries to a key.
+    let all = [(4, 2, 32, 1000), (3, 3, 20, 40), (6, 1, 64, 129), (2, 2, 64, 71), (3, 1, 96, 33)];
+    for (h, hkv, d, window) in all.into_iter().chain([(4, 1, 128, 1000), (1, 1, 256, 90)]) {
         let s = Attention { b: 2, t: 170, h, hkv, d, window, scale: 0.3 };
         let (queries, keys) = (s.b * s.t * h * d, s.b * s.t * hkv * d);
         let (q, k, v) = (random(queries, 1), random(keys, 2), random(keys, 3));
@@ -109,12 +111,25 @@ fn cached_attention_has_the_bits_of_the_forward() {
                 let (kc, places) = paged(&k, &s, start, &c);
                 let (vc, _) = paged(&v, &s, start, &c);
                 let mut got = vec![f32::NAN; 2 * t * h * d];
-                attention_cached(&cpu, &mut got, &rows(&q), &kc, &vc, &places, &c);
+                let f32s = (Floats::F32(&kc), Floats::F32(&vc));
+                attention_cached(&cpu, &mut got, &rows(&q), f32s.0, f32s.1, &places, &c);
                 let name = cpu.kernels.simd();
                 assert!(got == rows(&out), "{name} {:?} {start} {t} {h}", cpu.multiply);
+                // Where products multiply bf16, keys and values stored in bf16 change nothing.
+                if cpu.multiply == Multiply::Bf16 {
+                    let (kc, vc) = (rounded(&kc), rounded(&vc));
+                    let mut got = vec![f32::NAN; 2 * t * h * d];
+                    let bf16s = (Floats::Bf16(&kc), Floats::Bf16(&vc));
+                    attention_cached(&cpu, &mut got, &rows(&q), bf16s.0, bf16s.1, &places, &c);
+                    assert!(got == rows(&out), "{name} bf16 pages {start} {t} {h} {d}");
+                }
             }
         }
     }
+}
+
+fn rounded(x: &[f32]) -> Vec<u16> {
+    x.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect()
 }
 
 /// Rows of keys in pages, those of both rows mixed, and where they are. Pages that no query sees are
@@ -132,9 +147,13 @@ fn paged(x: &[f32], s: &Attention, start: usize, c: &CachedAttention) -> (Vec<f3
             }
             let to = (2 * p + 5 - b) % (2 * c.pages + 1);
             places.push(to as i32);
-            let keys = p * BLOCK..((p + 1) * BLOCK).min(start + c.t);
-            let from = &x[(b * s.t + keys.start) * position..(b * s.t + keys.end) * position];
-            cache[to * page..][..from.len()].copy_from_slice(from);
+            for key in p * BLOCK..((p + 1) * BLOCK).min(start + c.t) {
+                for head in 0..s.hkv {
+                    let from = &x[(b * s.t + key) * position + head * s.d..][..s.d];
+                    let at = to * page + (head * BLOCK + key % BLOCK) * s.d;
+                    cache[at..at + s.d].copy_from_slice(from);
+                }
+            }
         }
     }
     (cache, places)

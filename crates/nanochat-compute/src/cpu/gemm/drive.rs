@@ -152,27 +152,84 @@ pub(super) fn multiply<K: Kernel>(
     piece: &Panels,
 ) {
     let cut = Cut::new::<K>(pool.threads(), g.m, piece);
+    // Tasks that share rows find them packed: with few rows, packing costs as much as multiplying.
+    if cut.ranges > 1 && g.layout != Layout::Tn && g.m <= MAX_ROWS {
+        let rows = cut.rows * cut.row_blocks;
+        return with_words(Use::Task, (piece.range.1 - piece.range.0) * rows * A_ROW, |words| {
+            let words = Shared(words.as_mut_ptr());
+            pack_rows::<K>(pool, g, a, piece, (words, rows));
+            multiply_tasks::<K>(pool, g, c, a, columns, (piece, &cut, Some(words)));
+        });
+    }
+    multiply_tasks::<K>(pool, g, c, a, columns, (piece, &cut, None));
+}
+
+/// Packs all rows of A, block after block of `piece`, each with room for `rows`; they lie along k.
+fn pack_rows<K: Kernel>(
+    pool: &Pool,
+    g: &Gemm,
+    a: SharedConst<f32>,
+    piece: &Panels,
+    (words, rows): (Shared<u32>, usize),
+) {
+    /// Rows of a task.
+    const ROWS: usize = 8;
+    let parts = g.m.div_ceil(ROWS);
+    pool.run(parts * (piece.range.1 - piece.range.0), |task| {
+        let (at, i) = (task / parts, task % parts * ROWS);
+        let (k0, k) = piece.blocks.elements_of::<K>(piece.range.0 + at);
+        let (count, reach) = (ROWS.min(g.m - i), g.m - i);
+        // SAFETY: rows i .. i + count <= m and k0 .. k0 + k <= k of A exist (`Gemm::check_a`); each
+        // row has A_ROW words of its own, in the room that the caller made for every block; the
+        // instructions exist: the kernel was chosen by `Kernels`.
+        unsafe {
+            let src = a.get().add(i * g.lda + k0);
+            let p = Piece { src, ld: g.lda, k_contiguous: true, count, reach, k };
+            K::pack_a(&p, words.get().add((at * rows + i) * A_ROW));
+        }
+    });
+}
+
+/// The tasks of a [`Cut`]; with `packed` they find A as [`pack_rows`] left it.
+fn multiply_tasks<K: Kernel>(
+    pool: &Pool,
+    g: &Gemm,
+    c: Shared<f32>,
+    a: SharedConst<f32>,
+    columns: Range<usize>,
+    (piece, cut, packed): (&Panels, &Cut, Option<Shared<u32>>),
+) {
     pool.run(cut.tasks(), |task| {
         // Row blocks of one range of columns follow each other: they share its panels in cache.
         let (range, i) = (task / cut.row_blocks, task % cut.row_blocks * cut.rows);
         let rows = cut.rows.min(g.m - i);
         let panels = range * cut.panels..piece.panels.min((range + 1) * cut.panels);
-        with_words(Use::Task, cut.rows * A_ROW, |words| {
-            let words = words.as_mut_ptr();
+        let room = if packed.is_some() { 0 } else { cut.rows * A_ROW };
+        with_words(Use::Task, room, |own| {
+            let own = own.as_mut_ptr();
             // SAFETY: the kernel was chosen by `Kernels`; tasks do not run inside tasks' tiles.
             let _tiles = unsafe { Tiles::<K>::begin() };
             for block in piece.range.0..piece.range.1 {
                 let (k0, k) = piece.blocks.elements_of::<K>(block);
                 let k_contiguous = g.layout != Layout::Tn;
                 let offset = if k_contiguous { i * g.lda + k0 } else { k0 * g.lda + i };
-                // SAFETY: rows i .. i + rows <= m and k0 .. k0 + k <= k of A exist
-                // (`Gemm::check_a`); `words` has a row of A_ROW words for each of `cut.rows`, a
-                // multiple of MR; the instructions exist: the kernel was chosen by `Kernels`.
-                unsafe {
-                    let src = a.get().add(offset);
-                    let reach = g.m - i;
-                    let p = Piece { src, ld: g.lda, k_contiguous, count: rows, reach, k };
-                    K::pack_a(&p, words);
+                let all = cut.rows * cut.row_blocks;
+                let words = match packed {
+                    Some(words) => {
+                        words.get().wrapping_add(((block - piece.range.0) * all + i) * A_ROW)
+                    }
+                    None => own,
+                };
+                if packed.is_none() {
+                    // SAFETY: rows i .. i + rows <= m and k0 .. k0 + k <= k of A exist
+                    // (`Gemm::check_a`); `own` has a row of A_ROW words for each of `cut.rows`, a
+                    // multiple of MR; the instructions exist: the kernel was chosen by `Kernels`.
+                    unsafe {
+                        let src = a.get().add(offset);
+                        let reach = g.m - i;
+                        let p = Piece { src, ld: g.lda, k_contiguous, count: rows, reach, k };
+                        K::pack_a(&p, words);
+                    }
                 }
                 for panel in panels.clone() {
                     let j = columns.start + panel * K::NR;
@@ -217,6 +274,8 @@ impl Cut {
         let wanted = if threads == 1 { 1 } else { 4 * threads };
         let max_rows = (A_WORDS / piece.blocks.block).min(MAX_ROWS);
         let row_blocks = m.div_ceil(max_rows).max(wanted.min(m.div_ceil(MIN_ROWS)));
+        // Where the panels suffice for all threads, none of them comes from memory twice.
+        let row_blocks = if m <= max_rows && piece.panels >= wanted { 1 } else { row_blocks };
         let row_blocks = if row_blocks > 1 { row_blocks.next_multiple_of(threads) } else { 1 };
         let rows = m.div_ceil(row_blocks).next_multiple_of(K::MR);
         let row_blocks = m.div_ceil(rows);

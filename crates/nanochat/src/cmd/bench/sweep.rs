@@ -113,6 +113,6 @@ mod tests {
         let want = [0.5, 1.0, 0.8];
         assert!(sweep.shares().iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12));
         assert_eq!(sweep.ratio(1, 0), [2.0, 2.0, 2.0]);
-        assert_eq!(sweep.step_s(1), 4.0, "the middle of 2, 2, 6, 10");
+        assert_eq!(sweep.step_s(1), 6.0, "the upper middle of 2, 2, 6, 10");
     }
 }
