@@ -9,7 +9,7 @@ FASTER, SLOWER = "#2a7f62", "#b5523b"
 
 
 def ratios(rows: list[tuple[str, list[float]]]) -> str:
-    """A bar a row from 1 to its median, on a logarithmic axis, with a line from lowest to highest."""
+    """A bar a row from 1 to its median, a line from lowest to highest; the axis is logarithmic."""
     every = [r for _, values in rows for r in values] + [0.5, 2.0]
     low, high = math.floor(math.log2(min(every))), math.ceil(math.log2(max(every)))
 

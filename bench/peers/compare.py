@@ -91,9 +91,10 @@ def compare(case: Case, args: argparse.Namespace, versions: dict[str, str]) -> l
     rows: dict[str, Row] = {}
     script = [sys.executable, str(HERE / case.script[0]), *case.script[1:]]
     if case.compiles:
-        last_line(script, args.timeout)
+        with lock(args.lock, fcntl.LOCK_SH):
+            last_line(script, args.timeout)
     for turn in range(args.rounds):
-        with lock(args.lock):
+        with lock(args.lock, fcntl.LOCK_EX):
             ours = our_figures(case.ours[1], last_line([args.nanochat, *case.ours], args.timeout))
             peer = last_line(script, args.timeout)
         versions.update(peer["versions"])
@@ -107,13 +108,13 @@ def compare(case: Case, args: argparse.Namespace, versions: dict[str, str]) -> l
 
 
 @contextlib.contextmanager
-def lock(path: Path | None) -> Iterator[None]:
-    """Keeps out whoever takes the same lock, until the round is over."""
+def lock(path: Path | None, kind: int) -> Iterator[None]:
+    """Holds a lock of this kind on the file: exclusive for what is timed, shared for the rest."""
     if path is None:
         yield
         return
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, kind)
         yield
 
 

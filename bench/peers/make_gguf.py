@@ -111,7 +111,7 @@ def byte_len(shape: tuple[int, ...], kind: str) -> int:
 
 
 def encode(x: np.ndarray, kind: str) -> bytes:
-    """bf16: the upper half of f32, to the nearest even. q8_0: blocks of 32, an f16 scale and int8."""
+    """bf16: the upper half of f32, to nearest even. q8_0: blocks of 32, an f16 scale and int8."""
     if kind == "f32":
         return x.astype("<f4").tobytes()
     if kind == "bf16":

@@ -1,7 +1,7 @@
 """Times the three products of a linear layer in PyTorch, as `nanochat bench ops` times ours.
 
-In: M rows and a list of K x N (inputs x outputs of the layer). Out: one JSON object, GFLOP/s (2 M K N
-over the median time) of each product: `forward` y = x W^T, `input grad` dx = dy W, `weight grad`
+In: M rows and a list of K x N (inputs x outputs of the layer). Out: one JSON object, GFLOP/s (2 M K
+N over the median time) of each product: `forward` y = x W^T, `input grad` dx = dy W, `weight grad`
 dW = dy^T x; x (M, K), W (N, K), y (M, N). Operands and results have the dtype asked for.
 """
 

@@ -117,7 +117,8 @@ class Attention(nn.Module):
         self, y: Tensor, ve: Tensor | None, rope: tuple[Tensor, Tensor], cache: Cache | None
     ) -> Tensor:
         b, t, _ = y.shape
-        q, k, v = (f(y).view(b, t, -1, self.config.head_dim) for f in (self.c_q, self.c_k, self.c_v))
+        d = self.config.head_dim
+        q, k, v = (f(y).view(b, t, -1, d) for f in (self.c_q, self.c_k, self.c_v))
         if ve is not None:
             gate = 3 * torch.sigmoid(self.ve_gate(y[..., :VE_GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * ve.view_as(v)
