@@ -83,8 +83,9 @@ def cases() -> list[Case]:
     for depth in (6, 12):
         for load in LOADS:
             found.append(infer(depth, load, "PyTorch bf16, eager", "torch_infer.py --dtype bf16"))
-            found.append(infer(depth, load, "llama.cpp BF16", "llama_infer.py --type bf16"))
-            found.append(infer(depth, load, "llama.cpp Q8_0", "llama_infer.py --type q8_0"))
+            for kind in ("bf16", "f16", "q8_0"):
+                peer, script = f"llama.cpp {kind.upper()}", f"llama_infer.py --type {kind}"
+                found.append(infer(depth, load, peer, script))
     return found + [gemm("bf16"), gemm("f32")]
 
 

@@ -68,7 +68,7 @@ def main() -> None:
         for case in chosen:
             print(case.name, *case.ours, "|", *case.script, sep=" ")
         return
-    versions = {"nanochat": machine.version(args.nanochat)}
+    versions: dict[str, str] = {}
     rows: list[Row] = []
     left_out: list[str] = []
     for case in chosen:
@@ -77,7 +77,7 @@ def main() -> None:
         except Failed as failed:
             left_out.append(f"{case.name}: {failed}")
     about = {"date": date.today().isoformat(), "machine": machine.name(), "rounds": args.rounds}
-    about["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    about["versions"] = "; ".join(f"{name}: {version}" for name, version in versions.items())
     print(markdown(about, rows, left_out))
     if args.json:
         found = [{**asdict(row), "ratios": row.ratios} for row in rows]
@@ -89,15 +89,17 @@ def main() -> None:
 def compare(case: Case, args: argparse.Namespace, versions: dict[str, str]) -> list[Row]:
     """All rounds of a case. What a compiler has to do once is done before the first."""
     rows: dict[str, Row] = {}
+    version = machine.version(args.nanochat)
     script = [sys.executable, str(HERE / case.script[0]), *case.script[1:]]
     if case.compiles:
         with lock(args.lock, fcntl.LOCK_SH):
             last_line(script, args.timeout)
     for turn in range(args.rounds):
         with lock(args.lock, fcntl.LOCK_EX):
-            ours = our_figures(case.ours[1], last_line([args.nanochat, *case.ours], args.timeout))
+            line = last_line([args.nanochat, *case.ours], args.timeout)
             peer = last_line(script, args.timeout)
-        versions.update(peer["versions"])
+        ours = our_figures(case.ours[1], line)
+        versions.update({f"nanochat on {line['backend']}": version, **peer["versions"]})
         for figure in (name for name in peer["figures"] if name in ours):
             row = rows.setdefault(figure, Row(case.name, case.peer, figure))
             row.ours.append(ours[figure])

@@ -25,7 +25,7 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gguf", type=Path, help="default: one of random weights is made")
     parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--type", choices=("bf16", "q8_0"), default="bf16")
+    parser.add_argument("--type", choices=("bf16", "f16", "q8_0"), default="bf16")
     parser.add_argument("--prompts", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--batch-sizes", default="1", help="several with commas")
     parser.add_argument("--new-tokens", type=int, default=64)

@@ -15,8 +15,9 @@ def name() -> str:
     cores = len(os.sched_getaffinity(0))
     has = [i for i in INSTRUCTIONS if i in fields.get("flags", "").split()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    model = " ".join(fields.get(key, "") for key in ("model name", "cpu family", "model")).strip()
-    return f"{model} (model name, family, model), {cores} cores, {' '.join(has)}, {memory:.0f} GB"
+    model = fields.get("model name", "unknown processor")
+    about = f"family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
+    return f"{model} ({about}), {cores} cores, {' '.join(has)}, {memory:.0f} GB"
 
 
 def version(program: str) -> str:

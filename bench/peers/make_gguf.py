@@ -16,8 +16,8 @@ import numpy as np
 
 ALIGN = 32
 U32, F32, STRING = 4, 6, 8
-TYPES = {"f32": 0, "q8_0": 8, "bf16": 30}
-FILE_TYPES = {"q8_0": 7, "bf16": 32}
+TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
+FILE_TYPES = {"f16": 1, "q8_0": 7, "bf16": 32}
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=32768)
     parser.add_argument("--max-seq-len", type=int, default=2048)
-    parser.add_argument("--type", choices=("bf16", "q8_0"), default="bf16")
+    parser.add_argument("--type", choices=("bf16", "f16", "q8_0"), default="bf16")
     args = parser.parse_args()
     width = -(-64 * args.depth // args.head_dim) * args.head_dim
     if width % 96:
@@ -107,13 +107,13 @@ def padded(n: int) -> int:
 
 def byte_len(shape: tuple[int, ...], kind: str) -> int:
     n = int(np.prod(shape))
-    return {"f32": 4 * n, "bf16": 2 * n, "q8_0": n // 32 * 34}[kind]
+    return {"f32": 4 * n, "f16": 2 * n, "bf16": 2 * n, "q8_0": n // 32 * 34}[kind]
 
 
 def encode(x: np.ndarray, kind: str) -> bytes:
     """bf16: the upper half of f32, to nearest even. q8_0: blocks of 32, an f16 scale and int8."""
-    if kind == "f32":
-        return x.astype("<f4").tobytes()
+    if kind in ("f32", "f16"):
+        return x.astype("<f4" if kind == "f32" else "<f2").tobytes()
     if kind == "bf16":
         bits = x.astype("<f4").view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").tobytes()
