@@ -8,6 +8,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from measure import generation_figure, prompt_figure
+
 
 @dataclass(frozen=True)
 class Case:
@@ -106,11 +108,8 @@ def infer_figures(line: dict[str, Any]) -> dict[str, float]:
     cells = {cell["batch_size"]: cell for cell in line["sweep"] if cell["kv_cache"]}
     prompt = next(iter(cells.values()))["prompt"]
     first_ms = statistics.median(cell["ttft_ms"] for cell in cells.values())
-    figures = {f"prompt of {prompt}, tokens/sec": 1e3 * prompt / first_ms}
-    for n, cell in cells.items():
-        name = f"generation, {n} rows after {prompt}, tokens/sec"
-        figures[name] = 1e3 * n / cell["step_ms_p50"]
-    return figures
+    rates = {generation_figure(n, prompt): 1e3 * n / c["step_ms_p50"] for n, c in cells.items()}
+    return {prompt_figure(prompt): 1e3 * prompt / first_ms, **rates}
 
 
 def gemm_figures(line: dict[str, Any]) -> dict[str, float]:

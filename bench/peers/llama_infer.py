@@ -18,7 +18,7 @@ from subprocess import run
 import llama_cpp as ll
 import numpy as np
 
-from measure import report, threads
+from measure import generation_figure, prompt_figure, report, threads
 
 
 def flags() -> argparse.Namespace:
@@ -65,9 +65,9 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, float]:
         prefill, step = rows.generate(args.prompts, args.new_tokens)
         rows.free()
         first.append(prefill)
-        figures[f"generation, {n} rows after {args.prompts}, tokens/sec"] = n / step
+        figures[generation_figure(n, args.prompts)] = n / step
     rate = args.prompts / statistics.median(first)
-    return {f"prompt of {args.prompts}, tokens/sec": rate, **figures}
+    return {prompt_figure(args.prompts): rate, **figures}
 
 
 class Rows:

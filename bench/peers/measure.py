@@ -37,6 +37,16 @@ def peak_bytes() -> int:
     raise RuntimeError("/proc/self/status has no VmHWM: this needs Linux")
 
 
+def prompt_figure(prompt: int) -> str:
+    """Name of the rate at which a prompt of so many tokens is fed."""
+    return f"prompt of {prompt}, tokens/sec"
+
+
+def generation_figure(n: int, prompt: int) -> str:
+    """Name of the rate at which n rows go on from a prompt, all rows together."""
+    return f"generation, {n} {'row' if n == 1 else 'rows'} after {prompt}, tokens/sec"
+
+
 def report(figures: dict[str, float], versions: dict[str, str]) -> None:
     """Ends standard output: `figures` by name (rates, bytes) and the `versions` that made them."""
     print(json.dumps({"figures": figures, "versions": versions}))

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from measure import report, threads
+from measure import generation_figure, prompt_figure, report, threads
 from torch_model import Cache, Config, Gpt
 
 
@@ -43,9 +43,9 @@ def main() -> None:
             generate(model, args.prompts, n, 4)
             prefill, step = generate(model, args.prompts, n, args.new_tokens)
             first.append(prefill)
-            figures[f"generation, {n} rows after {args.prompts}, tokens/sec"] = n / step
+            figures[generation_figure(n, args.prompts)] = n / step
     rate = args.prompts / statistics.median(first)
-    figures = {f"prompt of {args.prompts}, tokens/sec": rate, **figures}
+    figures = {prompt_figure(args.prompts): rate, **figures}
     report(figures, {"torch": torch.__version__})
 
 
