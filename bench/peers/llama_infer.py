@@ -3,7 +3,8 @@
 In: a file of make_gguf.py, or a depth and a type to make one in a temporary folder. Out: one JSON
 object: tokens a second of the prompt (its logits of the last position only) and, for each batch, n
 over the median step with the likeliest ids taken from the logits. Each batch is done once before it
-counts. llama.cpp's defaults hold, but for the number of threads.
+counts. llama.cpp's defaults hold, but for the number of threads and for flash attention: it is off
+unless `--flash-attention`, as on CPUs it slows generation after a long prompt.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--batch-sizes", default="1", help="several with commas")
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--flash-attention", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()
 
@@ -60,7 +62,8 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, float]:
     vocab_size = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))
     first, figures = [], {}
     for n in map(int, args.batch_sizes.split(",")):
-        rows = Rows(model, vocab_size, n, args.prompts + args.new_tokens, threads(args.threads))
+        length = args.prompts + args.new_tokens
+        rows = Rows(model, vocab_size, n, length, threads(args.threads), args.flash_attention)
         rows.generate(args.prompts, 4)
         prefill, step = rows.generate(args.prompts, args.new_tokens)
         rows.free()
@@ -73,8 +76,11 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, float]:
 class Rows:
     """A context that generates n rows from one prompt."""
 
-    def __init__(self, model: object, vocab_size: int, n: int, length: int, threads: int) -> None:
+    def __init__(
+        self, model: object, vocab_size: int, n: int, length: int, threads: int, flash: bool
+    ) -> None:
         params = ll.llama_context_default_params()
+        params.flash_attn_type = int(flash)
         params.n_ctx = n * length
         params.n_seq_max, params.n_batch = n, max(length, n)
         params.n_threads = params.n_threads_batch = threads
