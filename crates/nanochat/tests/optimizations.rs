@@ -70,7 +70,7 @@ const SMALL: [&str; 8] =
 fn a_sweep_of_batches_is_measured_and_drawn() {
     let base = tempfile::tempdir().expect("a folder");
     let plot = base.path().join("sweep.html");
-    let once = ["--sweep", "--rounds", "1", "--steps", "1", "--plot", name(&plot)];
+    let once = ["--sweep", "--rounds", "1", "--plot", name(&plot)];
     let sizes = ["bench", "batch-size", "--max-seq-len", "64", "--total-batch-size", "512"];
     let run = || nanochat(base.path(), &[&sizes[..], &SMALL, &once].concat());
     let first = figures(&run());
