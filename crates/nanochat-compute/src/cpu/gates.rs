@@ -10,7 +10,7 @@ simd_fn! {
         for (i, (out, gate)) in out.chunks_exact_mut(s.c).zip(gate).enumerate() {
             let n = first + i;
             let row = &x[n * s.c..][..s.c];
-            *gate = sigmoid(dot(w, &row[..s.channels]));
+            *gate = sigmoid::<FMA>(dot(w, &row[..s.channels]));
             if n.is_multiple_of(s.t) {
                 out.copy_from_slice(row);
             } else {
@@ -99,7 +99,7 @@ simd_fn! {
         for (i, (head, gate)) in v.chunks_exact_mut(s.d).zip(gate).enumerate() {
             let (n, h) = (i / s.hkv, i % s.hkv);
             let z = dot(&w[h * s.channels..][..s.channels], &y[n * s.c..][..s.channels]);
-            *gate = s.scale * sigmoid(z);
+            *gate = s.scale * sigmoid::<FMA>(z);
             let row = &table[(ids[n] as usize * s.hkv + h) * s.d..][..s.d];
             for (v, e) in head.iter_mut().zip(row) {
                 *v += *gate * e;

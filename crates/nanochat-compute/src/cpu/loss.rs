@@ -11,7 +11,7 @@ simd_fn! {
     fn softcap_chunk(x: &mut [f32], cap: f32) {
         let inverse = 1.0 / cap;
         for x in x {
-            *x = cap * tanh(*x * inverse);
+            *x = cap * tanh::<FMA>(*x * inverse);
         }
     }
 }
@@ -28,12 +28,12 @@ simd_fn! {
         let mut chunks = z.chunks_exact_mut(LANES);
         for z in &mut chunks {
             for j in 0..LANES {
-                z[j] = cap * tanh(z[j] * inverse);
+                z[j] = cap * tanh::<FMA>(z[j] * inverse);
                 max[j] = if z[j] > max[j] { z[j] } else { max[j] };
             }
         }
         for z in chunks.into_remainder() {
-            *z = cap * tanh(*z * inverse);
+            *z = cap * tanh::<FMA>(*z * inverse);
             max[0] = if *z > max[0] { *z } else { max[0] };
         }
         max.into_iter().fold(f32::NEG_INFINITY, f32::max)
@@ -45,10 +45,10 @@ simd_fn! {
     fn sum_exp(s: &[f32], max: f32) -> f32 {
         let mut acc = [0f32; LANES];
         let chunks = s.chunks_exact(LANES);
-        let tail: f32 = chunks.remainder().iter().map(|s| exp(s - max)).sum();
+        let tail: f32 = chunks.remainder().iter().map(|s| exp::<FMA>(s - max)).sum();
         for s in chunks {
             for j in 0..LANES {
-                acc[j] += exp(s[j] - max);
+                acc[j] += exp::<FMA>(s[j] - max);
             }
         }
         sum_lanes(acc) + tail
@@ -61,7 +61,7 @@ simd_fn! {
         let inverse = 1.0 / cap;
         for s in s {
             let t = *s * inverse;
-            *s = scale * exp(*s - lse) * (1.0 - t * t);
+            *s = scale * exp::<FMA>(*s - lse) * (1.0 - t * t);
         }
     }
 }

@@ -82,10 +82,10 @@ simd_fn! {
         let mut sum = [0f32; LANES];
         for x in chunks {
             for j in 0..LANES {
-                sum[j] += exp(x[j] - max);
+                sum[j] += exp::<FMA>(x[j] - max);
             }
         }
-        let sum = sum_lanes(sum) + tail.iter().map(|x| exp(x - max)).sum::<f32>();
+        let sum = sum_lanes(sum) + tail.iter().map(|x| exp::<FMA>(x - max)).sum::<f32>();
         let lse = max + sum.ln();
         out.extend(x.iter().map(|x| x - lse));
     }
@@ -109,7 +109,7 @@ simd_fn! {
             }
         }
         let sum = sum_lanes(sum) + tail;
-        out.extend(d.iter().zip(log_p).map(|(d, log_p)| d - exp(*log_p) * sum));
+        out.extend(d.iter().zip(log_p).map(|(d, log_p)| d - exp::<FMA>(*log_p) * sum));
     }
 }
 

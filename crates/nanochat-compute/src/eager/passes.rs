@@ -97,11 +97,11 @@ elementwise! {
     /// `1 / sqrt x`.
     fn rsqrt = rsqrt_slice(x) { 1.0 / x.sqrt() }
     /// `1 / (1 + e^-x)`.
-    fn sigmoid = sigmoid_slice(x) { math::sigmoid(x) }
+    fn sigmoid = sigmoid_slice(x) { math::sigmoid::<FMA>(x) }
     /// `d g (1 - g)`, for g = sigmoid.
     fn sigmoid_backward = sigmoid_backward_slices(d, g) { d * (1.0 - g) * g }
     /// `tanh x`.
-    fn tanh = tanh_slice(x) { math::tanh(x) }
+    fn tanh = tanh_slice(x) { math::tanh::<FMA>(x) }
     /// `d (1 - t^2)`, for t = tanh.
     fn tanh_backward = tanh_backward_slices(d, t) { d * (1.0 - t * t) }
     /// `d` where r > 0, else 0, for r = relu.

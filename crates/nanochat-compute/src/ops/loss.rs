@@ -20,8 +20,8 @@ pub struct HeadLoss {
     pub grad_scale: f32,
 }
 
-/// Rows whose logits are held at once by [`head_loss`]: 256 x 32,768 f32 are 32 MiB.
-pub const LOSS_ROWS: usize = 256;
+/// Rows whose logits are held at once by [`head_loss`]: 512 x 32,768 f32 are 64 MiB.
+pub const LOSS_ROWS: usize = 512;
 
 impl HeadLoss {
     /// Floats of the scratch buffer: logits of [`LOSS_ROWS`] rows.
