@@ -3,7 +3,7 @@
 //! All rows hold the same number of tokens. The forward pass is that of training; only attention
 //! (against the cache) and smear (against the last token fed) differ.
 
-use nanochat_compute::ops::{MatMul, Smear};
+use nanochat_compute::ops::{MatMul, Smear, WeightFormat};
 use nanochat_compute::{Backend, DType, Tensor};
 
 use super::Nano;
@@ -74,8 +74,19 @@ impl<'a> NanoDecoder<'a> {
     /// that the model is made for: the reach of its rotary tables). The model's weights are packed now:
     /// later changes of them are not seen.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
+        Self::with_weights(be, model, max_len, WeightFormat::Auto)
+    }
+
+    /// The same, reading weights in a format of one's choice.
+    pub fn with_weights(
+        be: &'a dyn Backend,
+        model: &'a Nano,
+        max_len: usize,
+        format: WeightFormat,
+    ) -> Result<Self> {
         let max_len = max_len.clamp(1, super::rope_reach(&model.config));
-        let (weights, cache) = (PackedWeights::new(be, model)?, Cache::new(be, &model.config)?);
+        let weights = PackedWeights::new(be, model, format)?;
+        let cache = Cache::new(be, &model.config)?;
         let (last, arena) = (be.alloc(model.config.n_embd, DType::F32)?, be.alloc(0, DType::F32)?);
         Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
     }
@@ -86,9 +97,9 @@ impl<'a> NanoDecoder<'a> {
         self.cache.used_bytes()
     }
 
-    /// Bytes of weights in the device's own order; 0 where it reads them as they lie.
-    pub fn packed_bytes(&self) -> usize {
-        self.weights.bytes()
+    /// The weights as they are read.
+    pub fn weights(&self) -> &PackedWeights {
+        &self.weights
     }
 
     /// Bytes allocated for keys and values.
