@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, Layout, MatMul, Muon, PAGE,
-    PackedWeight, RopeNorm, Smear, ValueGate,
+    PackedWeight, RopeNorm, Smear, ValueGate, WeightFormat,
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
@@ -19,6 +19,17 @@ fn check_ids(op: &'static str, ids: &[i32], rows: usize) -> Result<()> {
         Some(at) => Err(Error::Invalid {
             op,
             detail: format!("id {} at {at} is outside the table of {rows} rows", ids[at]),
+        }),
+    }
+}
+
+/// Every target is a token, or does not count.
+fn check_targets(op: &'static str, targets: &[i32], v: usize) -> Result<()> {
+    match targets.iter().find(|&&t| t != IGNORE && (t < 0 || t as usize >= v)) {
+        None => Ok(()),
+        Some(t) => Err(Error::Invalid {
+            op,
+            detail: format!("target {t} is not one of {v} tokens, nor {IGNORE}"),
         }),
     }
 }
@@ -187,13 +198,19 @@ impl<K: HostKernels> Backend for K {
         Ok(())
     }
 
-    fn pack(&self, w: &Tensor, n: usize, k: usize) -> Result<Option<PackedWeight>> {
+    fn pack(
+        &self,
+        w: &Tensor,
+        n: usize,
+        k: usize,
+        format: WeightFormat,
+    ) -> Result<Option<PackedWeight>> {
         const OP: &str = "pack";
         expect(OP, n > 0 && k > 0, "the weight is empty")?;
         lens!(OP; w = n * k);
         let ([], [w]) = borrow(OP, [], [w])?;
         f32s!(OP; w);
-        Ok(HostKernels::pack(self, w, n, k))
+        Ok(HostKernels::pack(self, w, n, k, format))
     }
 
     fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()> {
@@ -519,6 +536,25 @@ impl<K: HostKernels> Backend for K {
         Ok(())
     }
 
+    fn cross_entropy(
+        &self,
+        losses: &Tensor,
+        logits: &Tensor,
+        targets: &Tensor,
+        v: usize,
+        cap: f32,
+    ) -> Result<()> {
+        const OP: &str = "cross_entropy";
+        expect(OP, v > 0, "rows have no tokens")?;
+        lens!(OP; targets = losses.len(), logits = losses.len() * v);
+        let ([losses, logits], [targets]) = borrow(OP, [losses, logits], [targets])?;
+        let targets = targets.i32(OP)?;
+        check_targets(OP, targets, v)?;
+        f32s!(OP; losses, logits);
+        timed(self, OP, || HostKernels::cross_entropy(self, losses, logits, targets, v, cap));
+        Ok(())
+    }
+
     fn softcap(&self, x: &Tensor, cap: f32) -> Result<()> {
         const OP: &str = "softcap";
         let ([x], []) = borrow(OP, [x], [])?;
@@ -578,13 +614,7 @@ impl<K: HostKernels> Backend for K {
             if w.len() < s.v * s.c {
                 return Err(Error::Shape { op: OP, what: "w", have: w.len(), need: s.v * s.c });
             }
-            match targets.iter().find(|&&t| t != IGNORE && (t < 0 || t as usize >= s.v)) {
-                None => Ok(()),
-                Some(t) => Err(Error::Invalid {
-                    op: OP,
-                    detail: format!("target {t} is not one of {} tokens, nor {IGNORE}", s.v),
-                }),
-            }
+            check_targets(OP, targets, s.v)
         };
         let run = |losses: ViewMut<'_>,
                    grads: Option<(ViewMut<'_>, ViewMut<'_>)>,

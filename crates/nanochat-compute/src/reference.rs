@@ -2,7 +2,7 @@
 
 use crate::ops::{
     self, AdamW, Attention, CachedAttention, HeadLoss, MatMul, Muon, PackedWeight, RopeNorm, Smear,
-    ValueGate,
+    ValueGate, WeightFormat,
 };
 use crate::profile::Profile;
 use crate::{DType, Floats, FloatsMut};
@@ -72,14 +72,12 @@ pub trait HostKernels {
         ops::norm::norm_backward(dx, dout, out, rstd, c, beta);
     }
     /// See [`crate::Backend::pack`].
-    fn pack(&self, w: &[f32], n: usize, k: usize) -> Option<PackedWeight> {
-        let _ = (w, n, k);
-        None
+    fn pack(&self, w: &[f32], n: usize, k: usize, format: WeightFormat) -> Option<PackedWeight> {
+        ops::packed::pack(w, n, k, format)
     }
     /// False when the weight was packed by another backend.
     fn matmul_packed(&self, c: &mut [f32], a: &[f32], b: &PackedWeight, s: &MatMul) -> bool {
-        let _ = (c, a, b, s);
-        false
+        ops::packed::matmul_packed(c, a, b, s)
     }
     fn matmul(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
         ops::matmul::matmul(c, a, b, s);
@@ -236,6 +234,16 @@ pub trait HostKernels {
         s: &HeadLoss,
     ) {
         ops::loss::head_loss(losses, grads, scratch, x, w, targets, s);
+    }
+    fn cross_entropy(
+        &self,
+        losses: &mut [f32],
+        logits: &mut [f32],
+        targets: &[i32],
+        v: usize,
+        cap: f32,
+    ) {
+        ops::loss::cross_entropy(losses, logits, targets, v, cap);
     }
     fn softcap(&self, x: &mut [f32], cap: f32) {
         ops::loss::softcap(x, cap);

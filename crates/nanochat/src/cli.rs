@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
+use nanochat_compute::ops::WeightFormat;
 
 use crate::cmd;
 
@@ -123,6 +124,32 @@ pub enum Dtype {
     F32,
     /// Operands rounded to bf16, sums in f32.
     Bf16,
+}
+
+/// In what form weights are read when a model generates or is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// bf16 where products round to bf16 anyway and that is faster, else f32: never other results.
+    #[default]
+    Auto,
+    /// As they lie in memory: 4 bytes a weight.
+    F32,
+    /// Rounded to bf16: 2 bytes a weight.
+    Bf16,
+    /// Integers with a scale for each output channel: 1 byte a weight; the fastest at few rows.
+    Int8,
+}
+
+impl Weights {
+    /// What the model is told.
+    pub fn format(self) -> WeightFormat {
+        match self {
+            Weights::Auto => WeightFormat::Auto,
+            Weights::F32 => WeightFormat::F32,
+            Weights::Bf16 => WeightFormat::Bf16,
+            Weights::Int8 => WeightFormat::Int8,
+        }
+    }
 }
 
 /// Commands.

@@ -24,6 +24,7 @@ use nanochat_train::sft::{SftRecipe, SftRun};
 use nanochat_train::step::{StepMode, Trainer};
 use nanochat_train::{base, sft};
 
+use crate::cli::Weights;
 use crate::run_dir::RunDir;
 use crate::screen::Screen;
 
@@ -433,10 +434,12 @@ pub fn decoder<'m>(
     model: &'m Nano,
     max_len: usize,
     kv_cache: bool,
+    weights: Weights,
 ) -> Result<Box<dyn Decoder + 'm>> {
+    let format = weights.format();
     Ok(if kv_cache {
-        Box::new(NanoDecoder::new(be, model, max_len)?)
+        Box::new(NanoDecoder::with_weights(be, model, max_len, format)?)
     } else {
-        Box::new(Recompute::new(be, model, max_len)?)
+        Box::new(Recompute::with_weights(be, model, max_len, format)?)
     })
 }

@@ -283,6 +283,38 @@ fn the_way_to_the_first_word_is_measured_in_parts() {
 }
 
 #[test]
+fn weights_are_read_in_the_format_that_is_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    toy_run(home);
+    let bpb = |weights: &str| {
+        let flags =
+            ["eval", "bpb", "--split-tokens", "2048", "--dtype", "f32", "--weights", weights];
+        last_json(&ok(home, &flags))["scores"]["bpb"].as_f64().unwrap()
+    };
+    let exact = bpb("f32");
+    assert_eq!(bpb("auto"), exact);
+    for weights in ["bf16", "int8"] {
+        let off = bpb(weights) - exact;
+        assert!(off != 0.0 && off.abs() < 0.002, "{weights}: {off} bits a byte");
+        for command in [&["chat", "-p", "hello", "-m", "4"][..], &["eval", "sample", "-m", "4"]] {
+            ok(home, &[command, &["--weights", weights]].concat());
+        }
+        let once = ["eval", "sample", "-m", "9", "--weights", weights];
+        let naive = ok(home, &[&once[..], &["--kv-cache", "off"]].concat());
+        assert_eq!(ok(home, &once), naive, "the same without a cache");
+        let items = ["eval", "held-out", "-x", "1", "--weights", weights];
+        ok(home, &items);
+    }
+    for command in [&["chat", "-p", "x"][..], &["eval", "bpb"], &["bench", "infer"]] {
+        let output = nanochat(home, &[command, &["--weights", "int4"]].concat(), b"");
+        let why = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{why}");
+        assert!(why.contains("int4") && why.contains("int8"), "{why}");
+    }
+}
+
+#[test]
 fn checkpoints_are_listed_verified_imported_and_pruned() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();

@@ -82,6 +82,19 @@ fn row(cpu: &Cpu, z: &mut [f32], target: i32, cap: f32, scale: Option<f32>) -> f
     lse - s
 }
 
+pub(super) fn cross_entropy(
+    cpu: &Cpu,
+    losses: &mut [f32],
+    logits: &mut [f32],
+    targets: &[i32],
+    v: usize,
+    cap: f32,
+) {
+    each(&cpu.pool, [(losses, 1), (logits, v)], |i, [loss, z]| {
+        loss[0] = row(cpu, z, targets[i], cap, None);
+    });
+}
+
 #[allow(clippy::too_many_arguments)]
 pub(super) fn head_loss(
     cpu: &Cpu,

@@ -30,7 +30,7 @@ pub mod simd;
 
 use crate::ops::{
     self, AdamW, Attention, CachedAttention, HeadLoss, Layout, MatMul, Muon, PackedWeight,
-    RopeNorm, Smear, ValueGate,
+    RopeNorm, Smear, ValueGate, WeightFormat,
 };
 use crate::profile::Profile;
 use crate::reference::HostKernels;
@@ -58,6 +58,8 @@ pub struct Cpu {
     pub(crate) multiply: Multiply,
     /// The packed weight of the head, kept from call to call: memory, not values.
     head: std::sync::Mutex<Option<loss::PackedHead>>,
+    /// Where packed weights of generation lie.
+    shelf: std::sync::Mutex<gemm::Shelf>,
     profile: Profile,
 }
 
@@ -77,7 +79,8 @@ impl Cpu {
             Precision::Auto | Precision::F32 => Multiply::F32,
         };
         let (pool, profile) = (Pool::new(threads), Profile::default());
-        Self { pool, kernels, multiply, head: std::sync::Mutex::default(), profile }
+        let (head, shelf) = Default::default();
+        Self { pool, kernels, multiply, head, shelf, profile }
     }
 
     /// The CPU once for each family of kernels that this machine has, multiplying in f32: what tests
@@ -184,16 +187,40 @@ impl HostKernels for Cpu {
     fn matmul(&self, c: &mut [f32], a: &[f32], b: &[f32], s: &MatMul) {
         self.product(c, a, b, s);
     }
-    /// In f32 a weight takes as much memory packed as it lies; in bf16 half of it.
-    fn pack(&self, w: &[f32], n: usize, k: usize) -> Option<PackedWeight> {
+    /// In f32 a weight takes as much memory packed as it lies: it is read there.
+    fn pack(&self, w: &[f32], n: usize, k: usize, format: WeightFormat) -> Option<PackedWeight> {
+        let kernels = (&self.kernels, self.multiply);
+        let has_pairs = gemm::elements_of_word(&self.kernels, self.multiply) == 2;
         let is_half = matches!(self.simd(), Simd::Amx | Simd::Avx512Bf16) && self.is_bf16();
-        is_half.then(|| {
-            let mut packed = gemm::PackedB::new(&self.kernels, self.multiply, n, k);
+        let (format, narrow) = match format {
+            WeightFormat::Auto if is_half => (WeightFormat::Bf16, gemm::Format::Bf16),
+            WeightFormat::Auto | WeightFormat::F32 => return None,
+            WeightFormat::Bf16 => (format, gemm::Format::Bf16),
+            WeightFormat::Int8 => (format, gemm::Format::Int8),
+        };
+        let shelf = &mut *self.shelf.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if format == WeightFormat::Bf16 && has_pairs {
+            let mut packed = gemm::PackedB::on(shelf, &self.kernels, self.multiply, n, k);
             packed.pack(&self.pool, gemm::Layout::Nt, w, k);
-            PackedWeight { n, k, bytes: packed.bytes(), inner: Box::new(packed) }
-        })
+            return Some(PackedWeight {
+                n,
+                k,
+                format,
+                bytes: packed.bytes(),
+                inner: Box::new(packed),
+            });
+        }
+        let packed = gemm::NarrowB::on(shelf, &self.pool, kernels, narrow, w, (n, k));
+        Some(PackedWeight { n, k, format, bytes: packed.bytes(), inner: Box::new(packed) })
     }
     fn matmul_packed(&self, c: &mut [f32], a: &[f32], b: &PackedWeight, s: &MatMul) -> bool {
+        match b.inner.downcast_ref::<gemm::NarrowB>() {
+            Some(b) if b.is_for(&self.kernels, self.multiply) => {
+                gemm::gemm_narrow(&self.pool, gemm_of(s), c, a, b);
+                return true;
+            }
+            _ => {}
+        }
         match b.inner.downcast_ref::<gemm::PackedB>() {
             Some(b) if b.is_for(&self.kernels, self.multiply) => {
                 gemm::gemm_packed(&self.pool, gemm_of(s), c, a, b);
@@ -363,6 +390,16 @@ impl HostKernels for Cpu {
         s: &HeadLoss,
     ) {
         loss::head_loss(self, losses, grads, scratch, x, w, targets, s);
+    }
+    fn cross_entropy(
+        &self,
+        losses: &mut [f32],
+        logits: &mut [f32],
+        targets: &[i32],
+        v: usize,
+        cap: f32,
+    ) {
+        loss::cross_entropy(self, losses, logits, targets, v, cap);
     }
     fn softcap(&self, x: &mut [f32], cap: f32) {
         loss::softcap(self, x, cap);

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use super::gemm::Shelf;
 use super::simd::{Kernels, Simd};
 
 /// The arithmetic whose peak is measured.
@@ -54,22 +55,36 @@ pub fn flops(
 }
 
 /// Reading `bytes` of memory (choose several times the last-level cache), in bytes/s, all threads
-/// together, each its own part.
+/// together, each its own part in four streams, on large pages where the system has them: as packed
+/// weights are read.
 pub fn read_bandwidth(threads: usize, bytes: usize) -> f64 {
-    let data = vec![1u64; bytes / 8];
+    const STREAMS: usize = 4;
+    /// Bytes of a stream at a time.
+    const STEP: usize = 256;
+    let mut data = Shelf::default().take(bytes / 4);
+    let data: &[u8] = {
+        let data = data.bytes_mut();
+        data.fill(1);
+        data
+    };
     let part = data.len() / threads.max(1);
-    let parts: Vec<&[u64]> = data.chunks(part.max(1)).take(threads.max(1)).collect();
+    let parts: Vec<&[u8]> = data.chunks(part.max(1)).take(threads.max(1)).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let each = || {
         let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % parts.len();
-        let mut sums = [0u64; 16];
-        for line in parts[index].chunks_exact(16) {
-            for (sum, x) in sums.iter_mut().zip(line) {
-                *sum = sum.wrapping_add(*x);
+        let stream = parts[index].len() / STREAMS / STEP * STEP;
+        let mut sums = [0u8; 64];
+        for at in (0..stream).step_by(STEP) {
+            for first in (0..STREAMS).map(|s| s * stream) {
+                for line in parts[index][first + at..][..STEP].chunks_exact(64) {
+                    for (sum, x) in sums.iter_mut().zip(line) {
+                        *sum = sum.wrapping_add(*x);
+                    }
+                }
             }
         }
         black_box(sums);
-        8.0 * parts[index].len() as f64
+        (STREAMS * stream) as f64
     };
     (0..5).map(|_| together(threads, &each)).fold(0.0, f64::max)
 }

@@ -62,6 +62,16 @@ pub fn cross_entropy_row(z: &mut [f32], target: i32, cap: f32, scale: Option<f32
     loss
 }
 
+/// Losses of rows of raw logits, which become softcapped (zero where the target is ignored).
+///
+/// Shapes: `losses` (N), `logits` (N, V), `targets` (N) in 0..V or [`IGNORE`]. See
+/// [`cross_entropy_row`]. Plain reference.
+pub fn cross_entropy(losses: &mut [f32], logits: &mut [f32], targets: &[i32], v: usize, cap: f32) {
+    for ((loss, z), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
+        *loss = cross_entropy_row(z, target, cap, None);
+    }
+}
+
 /// Per-row losses, and gradients when `grads` is given.
 ///
 /// `losses[n] = cross entropy of softcap(x[n] Wᵀ) against targets[n]` in nats, 0 where ignored.

@@ -30,7 +30,7 @@ pub use loss::{HeadLoss, IGNORE, LOSS_ROWS};
 pub use matmul::{Layout, MatMul};
 pub use muon::Muon;
 pub use norm::NORM_EPS;
-pub use packed::PackedWeight;
+pub use packed::{PackedWeight, WeightFormat};
 pub use rope::{RopeNorm, rope_tables};
 pub use smear::Smear;
 pub use value_gate::ValueGate;
@@ -98,18 +98,22 @@ pub trait Backend {
     ) -> Result<()>;
     /// See [`matmul::matmul`].
     fn matmul(&self, c: &Tensor, a: &Tensor, b: &Tensor, s: &MatMul) -> Result<()>;
-    /// A weight (n, k) made ready for [`Backend::matmul_packed`]; none where [`Backend::matmul`] reads it
-    /// as fast where it lies. Later changes of the weight do not reach what was made of it.
-    fn pack(&self, w: &Tensor, n: usize, k: usize) -> Result<Option<PackedWeight>> {
-        let _ = (w, n, k);
-        Ok(None)
-    }
-    /// [`Backend::matmul`] of [`Layout::Nt`] with `b` packed by this backend: the same bits.
-    fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()> {
-        let _ = (c, a, s);
-        let detail = format!("{b:?} is of another backend");
-        Err(crate::Error::Invalid { op: "matmul_packed", detail })
-    }
+    /// A weight (n, k) made ready for [`Backend::matmul_packed`]; none where [`Backend::matmul`] is to
+    /// read it where it lies: f32, and [`WeightFormat::Auto`] where that is as fast. Later changes of
+    /// the weight do not reach what was made of it. Source of the formats: [`packed`].
+    fn pack(
+        &self,
+        w: &Tensor,
+        n: usize,
+        k: usize,
+        format: WeightFormat,
+    ) -> Result<Option<PackedWeight>>;
+    /// [`Backend::matmul`] of [`Layout::Nt`] with `b` packed by this backend.
+    ///
+    /// In bf16 it has the bits of `matmul` with the weight rounded to bf16 (where products round their
+    /// operands, with the weight itself); in int8, `C = beta C + scale[n] * sum_k A[m,k] q[n,k]`. A
+    /// row's bits depend neither on the other rows nor on the number of threads.
+    fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()>;
     /// See [`smear::smear`].
     fn smear(
         &self,
@@ -254,6 +258,15 @@ pub trait Backend {
         w: &Tensor,
         targets: &Tensor,
         s: &HeadLoss,
+    ) -> Result<()>;
+    /// See [`loss::cross_entropy`]. Errors: [`crate::Error::Invalid`] for a target that is no token.
+    fn cross_entropy(
+        &self,
+        losses: &Tensor,
+        logits: &Tensor,
+        targets: &Tensor,
+        v: usize,
+        cap: f32,
     ) -> Result<()>;
     /// See [`loss::softcap`].
     fn softcap(&self, x: &Tensor, cap: f32) -> Result<()>;

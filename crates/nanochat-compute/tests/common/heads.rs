@@ -166,7 +166,16 @@ fn head_loss(all: &mut Vec<Case>, shape: (usize, usize, usize, usize)) {
     let w = || random(padded * c, 41);
     let target = |i: usize| if i % 4 == 3 { IGNORE } else { ((i * i + 3 * i) % v) as i32 };
     let terms = 6 * c + v;
-    for (kind, targets) in [("some", (0..n).map(target).collect()), ("none", vec![IGNORE; n])] {
+    let some: Vec<i32> = (0..n).map(target).collect();
+    for (kind, targets) in [("some", some), ("none", vec![IGNORE; n])] {
+        let z: Vec<f32> = random(n * v, 43).iter().map(|z| 40.0 * z).collect();
+        all.push(
+            case("cross_entropy", (kind, n, v))
+                .overwrite("losses", n, v)
+                .change("logits", z, 1)
+                .ids("targets", targets.clone())
+                .run(move |be, [losses, z, targets]| be.cross_entropy(losses, z, targets, v, 15.0)),
+        );
         let losses = || case("head_loss", (kind, s)).overwrite("losses", n, terms);
         all.push(
             losses()

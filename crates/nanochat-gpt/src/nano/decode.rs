@@ -3,7 +3,7 @@
 //! All rows hold the same number of tokens. The forward pass is that of training; only attention
 //! (against the cache) and smear (against the last token fed) differ.
 
-use nanochat_compute::ops::{MatMul, Smear};
+use nanochat_compute::ops::{MatMul, Smear, WeightFormat};
 use nanochat_compute::{Backend, DType, Tensor};
 
 use super::Nano;
@@ -75,7 +75,17 @@ impl<'a> NanoDecoder<'a> {
     /// later changes of them are not seen. Keys and values are stored as the device likes best
     /// ([`Backend::cache_dtype`]): the logits are the bits of [`super::recompute`]'s attention.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
-        Self::with_cache(be, model, max_len, be.cache_dtype())
+        Self::with(be, model, max_len, WeightFormat::Auto, be.cache_dtype())
+    }
+
+    /// The same, reading weights in a format of one's choice.
+    pub fn with_weights(
+        be: &'a dyn Backend,
+        model: &'a Nano,
+        max_len: usize,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        Self::with(be, model, max_len, format, be.cache_dtype())
     }
 
     /// As [`NanoDecoder::new`], keys and values in f32, or rounded to bf16 when they are stored.
@@ -85,8 +95,18 @@ impl<'a> NanoDecoder<'a> {
         max_len: usize,
         dtype: DType,
     ) -> Result<Self> {
+        Self::with(be, model, max_len, WeightFormat::Auto, dtype)
+    }
+
+    fn with(
+        be: &'a dyn Backend,
+        model: &'a Nano,
+        max_len: usize,
+        format: WeightFormat,
+        dtype: DType,
+    ) -> Result<Self> {
         let max_len = max_len.clamp(1, super::rope::reach(&model.config));
-        let weights = PackedWeights::new(be, model)?;
+        let weights = PackedWeights::new(be, model, format)?;
         let cache = Cache::new(be, &model.config, dtype)?;
         let (last, arena) = (be.alloc(model.config.n_embd, DType::F32)?, be.alloc(0, DType::F32)?);
         Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
@@ -103,9 +123,9 @@ impl<'a> NanoDecoder<'a> {
         self.cache.dtype()
     }
 
-    /// Bytes of weights in the device's own order; 0 where it reads them as they lie.
-    pub fn packed_bytes(&self) -> usize {
-        self.weights.bytes()
+    /// The weights as they are read.
+    pub fn weights(&self) -> &PackedWeights {
+        &self.weights
     }
 
     /// Bytes allocated for keys and values.

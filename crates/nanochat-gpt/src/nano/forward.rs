@@ -1,10 +1,11 @@
 //! Ids to losses: the forward pass of every generation, in the order of nanochat's `gpt.py`.
 
-use nanochat_compute::ops::{Attention, HeadLoss, MatMul, RopeNorm, Smear, ValueGate};
+use nanochat_compute::ops::{Attention, HeadLoss, LOSS_ROWS, MatMul, RopeNorm, Smear, ValueGate};
 use nanochat_compute::{Backend, Tensor};
 
 use super::Nano;
 use super::buffers::{Buffers, LayerBuffers};
+use super::packed::PackedWeights;
 use super::table::Role;
 use crate::Result;
 use crate::config::SMEAR_CHANNELS;
@@ -155,21 +156,63 @@ impl Nano {
         Ok(bufs.losses.to_vec_f32()?)
     }
 
+    /// As [`Nano::losses`], with packed weights.
+    pub fn losses_with(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        weights: &PackedWeights,
+    ) -> Result<Vec<f32>> {
+        self.forward_body(be, bufs, weights)?;
+        let (n, c, v) = (bufs.b * bufs.t, self.config.n_embd, self.config.vocab_size);
+        for first in (0..n).step_by(LOSS_ROWS) {
+            let rows = first..n.min(first + LOSS_ROWS);
+            let (m, x) = (rows.len(), bufs.yf.slice(rows.start * c..rows.end * c));
+            let logits = bufs.logits.slice(0..m * v);
+            let s = MatMul::forward(m, c, v);
+            weights.linear(self, be, (&logits, &x), Role::LmHead, &s)?;
+            let (losses, targets) = (bufs.losses.slice(rows.clone()), bufs.targets.slice(rows));
+            be.cross_entropy(&losses, &logits, &targets, v, self.config.rules().softcap)?;
+        }
+        Ok(bufs.losses.to_vec_f32()?)
+    }
+
     /// Softcapped logits (rows, V) of some rows after [`Nano::losses`]; `rows` counts over B T and
-    /// spans at most [`nanochat_compute::ops::LOSS_ROWS`].
+    /// spans at most [`LOSS_ROWS`].
     pub fn logits(
         &self,
         be: &dyn Backend,
         bufs: &Buffers,
         rows: std::ops::Range<usize>,
     ) -> Result<Vec<f32>> {
+        self.logits_by(be, bufs, rows, &NoPast)
+    }
+
+    /// As [`Nano::logits`], after [`Nano::losses_with`] the same weights.
+    pub fn logits_with(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        rows: std::ops::Range<usize>,
+        weights: &PackedWeights,
+    ) -> Result<Vec<f32>> {
+        self.logits_by(be, bufs, rows, weights)
+    }
+
+    fn logits_by(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        rows: std::ops::Range<usize>,
+        past: &dyn Past,
+    ) -> Result<Vec<f32>> {
         let c = self.config.n_embd;
         let x = bufs.yf.slice(rows.start * c..rows.end * c);
-        self.head(be, bufs, &NoPast, &x, rows.len())
+        self.head(be, bufs, past, &x, rows.len())
     }
 
     /// Softcapped logits (m, V) of `m` rows of the normalised last stream, as many as
-    /// [`nanochat_compute::ops::LOSS_ROWS`] at most.
+    /// [`LOSS_ROWS`] at most.
     pub(crate) fn head(
         &self,
         be: &dyn Backend,

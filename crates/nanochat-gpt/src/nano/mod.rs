@@ -1,8 +1,8 @@
 //! One architecture in five generations.
 //!
 //! [`table`] the parameters | [`buffers`] the activations | [`forward`] ids to loss | [`backward`] loss to
-//! gradients | [`decode`] with a KV cache | [`recompute`] without one | [`count`] parameters, FLOPs,
-//! bytes
+//! gradients | [`decode`] with a KV cache | [`recompute`] without one | [`packed`] weights in
+//! fewer bits | [`count`] parameters, FLOPs, bytes
 
 pub mod backward;
 pub mod buffers;
@@ -11,7 +11,7 @@ pub mod count;
 pub mod decode;
 pub mod forward;
 pub mod init;
-mod packed;
+pub mod packed;
 pub mod recompute;
 mod rope;
 pub mod table;

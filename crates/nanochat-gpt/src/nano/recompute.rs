@@ -1,14 +1,12 @@
 //! Generation without a KV cache: every call runs the plain forward pass over the whole of every row.
 //! The reference of [`super::decode`], and the baseline of its speed.
 
-use nanochat_compute::ops::{LOSS_ROWS, MatMul};
+use nanochat_compute::ops::{LOSS_ROWS, WeightFormat};
 use nanochat_compute::{Backend, DType, Tensor};
 
 use super::Nano;
-use super::buffers::{Buffers, LayerBuffers, Mode, StepPlan};
-use super::forward::{NoPast, Past};
+use super::buffers::{Mode, StepPlan};
 use super::packed::PackedWeights;
-use super::table::Role;
 use crate::model::Decoder;
 use crate::{Error, Result};
 
@@ -30,9 +28,25 @@ impl<'a> Recompute<'a> {
     /// One empty row that can hold `max_len` tokens (at most the reach of the rotary tables). The model's
     /// weights are packed now, as with a cache.
     pub fn new(be: &'a dyn Backend, model: &'a Nano, max_len: usize) -> Result<Self> {
+        Self::with_weights(be, model, max_len, WeightFormat::Auto)
+    }
+
+    /// The same, reading weights in a format of one's choice.
+    pub fn with_weights(
+        be: &'a dyn Backend,
+        model: &'a Nano,
+        max_len: usize,
+        format: WeightFormat,
+    ) -> Result<Self> {
         let max_len = max_len.clamp(1, super::rope::reach(&model.config));
-        let (weights, arena) = (PackedWeights::new(be, model)?, be.alloc(0, DType::F32)?);
+        let weights = PackedWeights::new(be, model, format)?;
+        let arena = be.alloc(0, DType::F32)?;
         Ok(Self { be, model, max_len, weights, rows: vec![Vec::new()], arena })
+    }
+
+    /// The weights as they are read.
+    pub fn weights(&self) -> &PackedWeights {
+        &self.weights
     }
 
     /// Appends one id to each row without computing anything: for measuring some steps of many.
@@ -80,45 +94,12 @@ impl<'a> Recompute<'a> {
         let bufs = plan.views(&self.arena);
         let ids: Vec<i32> = rows.iter().flatten().map(|&id| id as i32).collect();
         bufs.tokens.write_i32(&ids)?;
-        self.model.forward_body(self.be, &bufs, self)?;
+        self.model.forward_body(self.be, &bufs, &self.weights)?;
         let (n, c) = (rows.len(), self.model.config.n_embd);
         let last: Vec<i32> = (1..=n).map(|r| (r * t - 1) as i32).collect();
         let x = self.be.alloc(n * c, DType::F32)?;
         self.be.embedding(&x, &bufs.yf, &Tensor::from_i32(&last)?, c)?;
-        self.model.head(self.be, &bufs, self, &x, n)
-    }
-}
-
-/// Rows that begin at position 0, with packed weights.
-impl Past for Recompute<'_> {
-    fn start(&self) -> usize {
-        NoPast.start()
-    }
-
-    fn linear(
-        &self,
-        model: &Nano,
-        be: &dyn Backend,
-        operands: (&Tensor, &Tensor),
-        role: Role,
-        s: &MatMul,
-    ) -> Result<()> {
-        self.weights.linear(model, be, operands, role, s)
-    }
-
-    fn smear(&self, model: &Nano, be: &dyn Backend, bufs: &Buffers) -> Result<()> {
-        NoPast.smear(model, be, bufs)
-    }
-
-    fn attend(
-        &self,
-        model: &Nano,
-        be: &dyn Backend,
-        bufs: &Buffers,
-        i: usize,
-        layer: &LayerBuffers,
-    ) -> Result<()> {
-        NoPast.attend(model, be, bufs, i, layer)
+        self.model.head(self.be, &bufs, &self.weights, &x, n)
     }
 }
 

@@ -50,12 +50,24 @@ pub fn evaluate(
     n_batches: usize,
     token_bytes: &[u32],
 ) -> Result<BitsPerByte> {
+    let losses = |buffers: &Buffers| model.losses(be, buffers);
+    evaluate_by(losses, buffers, batches, n_batches, token_bytes)
+}
+
+/// The same by any losses (B, T) of the ids and targets in `buffers`: of a model with packed weights.
+pub fn evaluate_by(
+    mut losses: impl FnMut(&Buffers) -> nanochat_gpt::Result<Vec<f32>>,
+    buffers: &Buffers,
+    batches: &mut dyn Batches,
+    n_batches: usize,
+    token_bytes: &[u32],
+) -> Result<BitsPerByte> {
     let mut sum = BitsPerByte::default();
     for _ in 0..n_batches {
         let batch = batches.next_batch()?;
         buffers.tokens.write_i32(&batch.x)?;
         buffers.targets.write_i32(&batch.y)?;
-        sum.add(&model.losses(be, buffers)?, &batch.y, token_bytes);
+        sum.add(&losses(buffers)?, &batch.y, token_bytes);
     }
     Ok(sum)
 }

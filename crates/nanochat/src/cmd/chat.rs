@@ -23,7 +23,7 @@ use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::json;
 
-use crate::cli::Global;
+use crate::cli::{Global, Weights};
 use crate::figures::{parameters, thousands};
 use crate::machine::VERSION;
 use crate::run_dir::RunDir;
@@ -56,6 +56,9 @@ pub struct ChatArgs {
     /// Most tokens of an answer; at most half of the model's context.
     #[arg(short, long, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
+    /// In what form the weights of the linear layers and the head are read; int8 answers fastest.
+    #[arg(long, value_enum, default_value_t = Weights::Auto)]
+    weights: Weights,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -139,7 +142,7 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
     let (model, meta) = open_model(&be, &models, args.step, &tokenizer)?;
     let context = model.config().sequence_len;
     let mut chat = Chat {
-        decoder: NanoDecoder::new(&be, &model, context)?,
+        decoder: NanoDecoder::with_weights(&be, &model, context, args.weights.format())?,
         session: Session::new(tokenizer, args.system.clone()),
         options: ChatOptions {
             sample,

@@ -9,14 +9,15 @@ use nanochat_compute::Backend;
 use nanochat_data::starter::{Starter, TestKind};
 use nanochat_data::{Dataset, Loader, LoaderConfig, Policy};
 use nanochat_engine::{Diversity, Engine, FirstToken, GenerateOptions, SampleOptions};
-use nanochat_gpt::nano::buffers::{Mode, StepPlan};
+use nanochat_gpt::nano::buffers::{Buffers, Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::nano::packed::PackedWeights;
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_train::eval::{bpb, held_out};
 use serde_json::{Map, json};
 
 use crate::batch::Switch;
-use crate::cli::{Dtype, Global};
+use crate::cli::{Dtype, Global, Weights};
 use crate::pipeline;
 use crate::run_dir::RunDir;
 
@@ -46,6 +47,34 @@ pub struct ModelArgs {
     /// Checkpoints of a run: `sft` or `base`; none: the furthest.
     #[arg(short = 'i', long)]
     pub source: Option<String>,
+    /// In what form the weights of the linear layers and the head are read: what rounding them costs.
+    #[arg(long, value_enum, default_value_t = Weights::Auto)]
+    pub weights: Weights,
+}
+
+impl ModelArgs {
+    /// The weights packed for a forward pass, when they are to be other than the model's.
+    fn packed(&self, be: &dyn Backend, model: &Nano) -> Result<Option<PackedWeights>> {
+        Ok(match self.weights {
+            Weights::Auto | Weights::F32 => None,
+            Weights::Bf16 | Weights::Int8 => {
+                Some(PackedWeights::new(be, model, self.weights.format())?)
+            }
+        })
+    }
+}
+
+/// Losses (B, T) of the ids and targets in `buffers`.
+fn losses(
+    be: &dyn Backend,
+    model: &Nano,
+    buffers: &Buffers,
+    packed: Option<&PackedWeights>,
+) -> nanochat_gpt::Result<Vec<f32>> {
+    match packed {
+        Some(weights) => model.losses_with(be, buffers, weights),
+        None => model.losses(be, buffers),
+    }
 }
 
 /// Flags of `eval bpb`.
@@ -207,7 +236,9 @@ fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
     let mut batches = Loader::new(&set, tokenizer.clone(), LoaderConfig::new(b, t))?;
     let n = (args.split_tokens / (b * t)).max(1);
     let bytes = tokenizer.token_bytes();
-    let sum = bpb::evaluate(&cpu, &model, &buffers, &mut batches, n, &bytes)?;
+    let packed = args.model.packed(&cpu, &model)?;
+    let losses = |buffers: &Buffers| losses(&cpu, &model, buffers, packed.as_ref());
+    let sum = bpb::evaluate_by(losses, &buffers, &mut batches, n, &bytes)?;
     println!("val bpb: {:.6} over {} tokens, {} bytes", sum.bpb(), sum.tokens, sum.bytes);
     let seconds = start.elapsed().as_secs_f64();
     println!(
@@ -223,7 +254,8 @@ fn eval_held_out(args: &HeldOutArgs, global: &Global) -> Result<()> {
     let (model, run) = with_run(&cpu, &args.model)?;
     let tokenizer = run.tokenizer()?;
     let starter = Starter::new(global.seed);
-    let mut decoder = NanoDecoder::new(&cpu, &model, 2 * model.config().sequence_len)?;
+    let (limit, format) = (2 * model.config().sequence_len, args.model.weights.format());
+    let mut decoder = NanoDecoder::with_weights(&cpu, &model, limit, format)?;
     let (mut scores, mut counts) = (Map::new(), Map::new());
     for kind in TestKind::ALL {
         let items = starter.test(kind, args.max_problems);
@@ -258,8 +290,9 @@ fn eval_tokens(args: &TokensArgs, global: &Global) -> Result<()> {
     let dtype = if global.dtype == Dtype::Auto { Dtype::F32 } else { global.dtype };
     let cpu = Global { dtype, ..global.clone() }.backend()?;
     let (model, _) = open_model(&cpu, &args.model)?;
+    let packed = args.model.packed(&cpu, &model)?;
     let v = model.config().vocab_size;
-    let (mut losses, mut argmax) = (Vec::new(), Vec::new());
+    let (mut all, mut argmax) = (Vec::new(), Vec::new());
     for (i, ids) in lists.iter().enumerate() {
         if ids.len() < 2 {
             bail!("list {i} holds {} ids: a loss needs an input and a target", ids.len());
@@ -273,15 +306,19 @@ fn eval_tokens(args: &TokensArgs, global: &Global) -> Result<()> {
         let buffers = plan.views(&arena);
         buffers.tokens.write_i32(&ids[..t])?;
         buffers.targets.write_i32(&ids[1..])?;
-        losses.push(model.losses(&cpu, &buffers)?);
+        all.push(losses(&cpu, &model, &buffers, packed.as_ref())?);
         let mut best = Vec::with_capacity(t);
         for first in (0..t).step_by(nanochat_compute::ops::LOSS_ROWS) {
             let rows = first..(first + nanochat_compute::ops::LOSS_ROWS).min(t);
-            best.extend(model.logits(&cpu, &buffers, rows)?.chunks_exact(v).map(largest));
+            let logits = match &packed {
+                Some(weights) => model.logits_with(&cpu, &buffers, rows, weights)?,
+                None => model.logits(&cpu, &buffers, rows)?,
+            };
+            best.extend(logits.chunks_exact(v).map(largest));
         }
         argmax.push(best);
     }
-    println!("{}", json!({"losses": losses, "argmax": argmax}));
+    println!("{}", json!({"losses": all, "argmax": argmax}));
     Ok(())
 }
 
@@ -303,7 +340,8 @@ fn eval_sample(args: &SampleArgs, global: &Global) -> Result<()> {
     let mut ids = vec![tokenizer.bos()];
     ids.extend(tokenizer.encode(&args.prompt));
     let limit = ids.len().saturating_add(args.max_tokens).max(model.config().sequence_len);
-    let mut decoder = pipeline::decoder(&cpu, &model, limit, args.kv_cache == Switch::On)?;
+    let (kv_cache, weights) = (args.kv_cache == Switch::On, args.model.weights);
+    let mut decoder = pipeline::decoder(&cpu, &model, limit, kv_cache, weights)?;
     let sample = SampleOptions::new(args.temperature, None, global.seed)?;
     let options = GenerateOptions {
         n: args.num_samples,

@@ -29,7 +29,7 @@ use serde_json::{Map, Value, json};
 
 use super::train::{CadenceFlags, RecipeFlags};
 use crate::batch::{self, BatchFlags};
-use crate::cli::Global;
+use crate::cli::{Global, Weights};
 use crate::figures::thousands;
 use crate::machine::{self, Machine};
 use crate::pipeline::{self, StageOptions};
@@ -309,7 +309,8 @@ impl Pipeline<'_> {
         let (model, _) = checkpoint::open(self.be, &step)?;
         let starter = Starter::new(self.plan.seed);
         let max_len = 2 * model.config().sequence_len;
-        let mut decoder = pipeline::decoder(self.be, &model, max_len, !self.plan.baseline)?;
+        let mut decoder =
+            pipeline::decoder(self.be, &model, max_len, !self.plan.baseline, Weights::Auto)?;
         let mut scores = Vec::new();
         for kind in TestKind::ALL {
             let items = starter.test(kind, self.plan.eval_items);
@@ -330,7 +331,7 @@ impl Pipeline<'_> {
         let (model, _) = checkpoint::open(self.be, &step)?;
         let max_len = 2 * model.config().sequence_len;
         let kv_cache = !self.plan.baseline;
-        let mut decoder = pipeline::decoder(self.be, &model, max_len, kv_cache)?;
+        let mut decoder = pipeline::decoder(self.be, &model, max_len, kv_cache, Weights::Auto)?;
         let mut session = Session::new(tokenizer.clone(), None);
         let options = ChatOptions::default();
         let (mut turns, mut tokens, mut seconds) = (Vec::new(), 0, 0.0);

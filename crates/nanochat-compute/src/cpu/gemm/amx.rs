@@ -11,9 +11,12 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::avx512::{Avx512Pairs, masked_pairs_across, masked_pairs_along, store_turned};
+use super::avx512::{
+    Avx512Pairs, floats_of_int8, masked_pairs_across, masked_pairs_along, store_turned,
+};
 use super::kernel::{A_ROW, Kernel, Lanes, Piece, Tile};
 use super::matvec::{self, Dots};
+use super::walk::{self, Format, Walk};
 
 /// Products of pairs of bf16 in tile registers. Subnormals count as zero.
 #[derive(Clone, Copy)]
@@ -79,6 +82,31 @@ impl Lanes for Amx {
                 odd: _mm512_fmadd_ps(odd(a), odd(b), sums.odd),
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn words_of_int8(src: *const u8) -> __m512i {
+        // SAFETY: the conditions of this function.
+        unsafe { Avx512Pairs::words_of_int8(src) }
+    }
+    /// Even and odd k are multiplied apart, so they need not be made pairs first.
+    #[inline(always)]
+    unsafe fn mul_add_int8(sums: Sums, a: __m512i, src: *const u8) -> Sums {
+        // SAFETY: AVX-512 and 32 bytes at src are conditions of `Lanes`.
+        unsafe {
+            let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let odd = _mm512_castsi512_ps(_mm512_and_si512(a, upper));
+            Sums {
+                total: sums.total,
+                even: _mm512_fmadd_ps(even, floats_of_int8(src), sums.even),
+                odd: _mm512_fmadd_ps(odd, floats_of_int8(src.add(16)), sums.odd),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn words_of_bf16(src: *const u8) -> __m512i {
+        // SAFETY: the conditions of this function.
+        unsafe { Avx512Pairs::words_of_bf16(src) }
     }
     #[inline(always)]
     unsafe fn line_end(sums: Sums) -> Sums {
@@ -247,6 +275,18 @@ impl Kernel for Amx {
     unsafe fn dots(d: &Dots) {
         // SAFETY: the conditions of this function.
         unsafe { matvec::dots::<Amx>(d) }
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn walk(w: &Walk) {
+        // SAFETY: the conditions of this function.
+        unsafe { walk::walk::<Amx, 2, 4>(w) }
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn widen(src: *const u8, words: usize, format: Format, dst: *mut u32) {
+        // SAFETY: the conditions of this function.
+        unsafe { walk::widen::<Amx, 2>(src, words, format, dst) }
     }
 }
 

@@ -53,6 +53,19 @@ impl<const ROUND: bool> Lanes for Avx2F32<ROUND> {
         unsafe { _mm256_fmadd_ps(a, b, sums) }
     }
     #[inline(always)]
+    unsafe fn words_of_int8(src: *const u8) -> __m256 {
+        // SAFETY: AVX2 and 8 bytes at src are conditions of `Lanes`.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(src.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn words_of_bf16(src: *const u8) -> __m256 {
+        // SAFETY: AVX2 and 16 bytes at src are conditions of `Lanes`.
+        unsafe {
+            let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
     fn word(x0: f32, _: f32) -> u32 {
         if ROUND { round_bf16(x0).to_bits() } else { x0.to_bits() }
     }

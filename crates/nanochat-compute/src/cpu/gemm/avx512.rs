@@ -58,6 +58,19 @@ impl<const ROUND: bool> Lanes for Avx512F32<ROUND> {
         unsafe { _mm512_fmadd_ps(a, b, sums) }
     }
     #[inline(always)]
+    unsafe fn words_of_int8(src: *const u8) -> __m512 {
+        // SAFETY: the conditions of this function.
+        unsafe { floats_of_int8(src) }
+    }
+    #[inline(always)]
+    unsafe fn words_of_bf16(src: *const u8) -> __m512 {
+        // SAFETY: AVX-512 and 32 bytes at src are conditions of `Lanes`.
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(src.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
     fn word(x0: f32, _: f32) -> u32 {
         if ROUND { round_bf16(x0).to_bits() } else { x0.to_bits() }
     }
@@ -134,6 +147,21 @@ impl Lanes for Avx512Pairs {
         }
     }
     #[inline(always)]
+    unsafe fn words_of_int8(src: *const u8) -> __m512i {
+        // SAFETY: AVX-512 and 32 bytes at src are conditions of `Lanes`. Integers of 8 bits are exact in
+        // the upper half of an f32.
+        unsafe {
+            let even = _mm512_castps_si512(floats_of_int8(src));
+            let odd = _mm512_castps_si512(floats_of_int8(src.add(16)));
+            _mm512_or_si512(_mm512_srli_epi32::<16>(even), odd)
+        }
+    }
+    #[inline(always)]
+    unsafe fn words_of_bf16(src: *const u8) -> __m512i {
+        // SAFETY: AVX-512 and 64 bytes at src are conditions of `Lanes`.
+        unsafe { _mm512_loadu_si512(src.cast()) }
+    }
+    #[inline(always)]
     fn word(x0: f32, x1: f32) -> u32 {
         u32::from(to_bf16(x0)) | u32::from(to_bf16(x1)) << 16
     }
@@ -177,6 +205,13 @@ static INTERLEAVE: [u16; 32] = {
     }
     order
 };
+
+/// 16 signed bytes as floats.
+#[inline(always)]
+pub(super) unsafe fn floats_of_int8(src: *const u8) -> __m512 {
+    // SAFETY: AVX-512 and 16 bytes are conditions of the caller.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(src.cast()))) }
+}
 
 /// 32 consecutive floats as 16 pairs of bf16.
 #[inline(always)]

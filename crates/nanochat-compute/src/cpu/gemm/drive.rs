@@ -33,7 +33,7 @@ pub(crate) fn workspace_bytes(threads: usize, operand: usize) -> usize {
 
 /// How k is cut: equal blocks of at most `KC` words, the same for every caller with this k.
 #[derive(Clone, Copy)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Elements.
     pub k: usize,
     /// Words: all of them, and in each block but the last.
@@ -52,12 +52,12 @@ impl Blocks {
         self.words.div_ceil(self.block)
     }
 
-    fn words_of(&self, index: usize) -> usize {
+    pub fn words_of(&self, index: usize) -> usize {
         self.block.min(self.words - index * self.block)
     }
 
     /// First element and number of elements of a block.
-    fn elements_of<K: Kernel>(&self, index: usize) -> (usize, usize) {
+    pub fn elements_of<K: Kernel>(&self, index: usize) -> (usize, usize) {
         let start = index * self.block * K::STEP;
         (start, (self.block * K::STEP).min(self.k - start))
     }

@@ -43,6 +43,17 @@ pub(crate) trait Lanes: Copy + 'static {
     /// `sums + a * b`, in the order of k within a word.
     unsafe fn mul_add(sums: Self::Sums, a: Self::Words, b: Self::Words) -> Self::Sums;
 
+    /// `N` words of `N * STEP` signed bytes: those at k, then (if `STEP` is 2) those at k + 1.
+    unsafe fn words_of_int8(src: *const u8) -> Self::Words;
+    /// [`Lanes::mul_add`] with the words of [`Lanes::words_of_int8`]: the same bits.
+    #[inline(always)]
+    unsafe fn mul_add_int8(sums: Self::Sums, a: Self::Words, src: *const u8) -> Self::Sums {
+        // SAFETY: the conditions of this function.
+        unsafe { Self::mul_add(sums, a, Self::words_of_int8(src)) }
+    }
+    /// `N` words of `N * STEP` bf16 in the order of words.
+    unsafe fn words_of_bf16(src: *const u8) -> Self::Words;
+
     /// Called after every 16 words of a block, and at its end: sums that a register of its own holds
     /// meanwhile join the others.
     #[inline(always)]
@@ -153,6 +164,10 @@ pub(crate) trait Kernel: Lanes {
     unsafe fn pack_b(p: &Piece, dst: *mut u32);
     /// `rows <= 4` rows of A times `N` rows of B, read where they lie; see [`super::matvec`].
     unsafe fn dots(d: &super::matvec::Dots);
+    /// `rows <= 4` rows of A times a panel of narrow B, one row times two; see [`super::walk`].
+    unsafe fn walk(w: &super::walk::Walk);
+    /// Writes `words` word steps of a panel from narrow B: `NR` words for each.
+    unsafe fn widen(src: *const u8, words: usize, format: super::walk::Format, dst: *mut u32);
 }
 
 /// Implements [`Kernel`] for a type with [`Lanes`]: tiles of `$mr` rows and `$nv` registers.
@@ -181,6 +196,21 @@ macro_rules! kernel {
             unsafe fn dots(d: &$crate::cpu::gemm::matvec::Dots) {
                 // SAFETY: the conditions of this function.
                 unsafe { $crate::cpu::gemm::matvec::dots::<$name>(d) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn walk(w: &$crate::cpu::gemm::walk::Walk) {
+                // SAFETY: the conditions of this function.
+                unsafe { $crate::cpu::gemm::walk::walk::<$name, $nv, { 2 * $nv }>(w) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn widen(
+                src: *const u8,
+                words: usize,
+                format: $crate::cpu::gemm::walk::Format,
+                dst: *mut u32,
+            ) {
+                // SAFETY: the conditions of this function.
+                unsafe { $crate::cpu::gemm::walk::widen::<$name, $nv>(src, words, format, dst) }
             }
         }
     };

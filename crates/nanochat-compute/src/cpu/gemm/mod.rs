@@ -23,14 +23,19 @@ pub(crate) mod buffer;
 mod drive;
 pub(crate) mod kernel;
 mod matvec;
+mod narrow;
 mod pack;
 mod packed;
 pub(crate) mod portable;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod walk;
 
+pub(crate) use self::buffer::Shelf;
+pub use self::narrow::{NarrowB, gemm_narrow};
 pub use self::packed::{PackedB, gemm_packed};
+pub use self::walk::Format;
 
 /// How A and B lie in memory; C is always (m, n), row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +157,14 @@ macro_rules! with_kernel {
     }};
 }
 pub(crate) use with_kernel;
+
+/// Elements along k of a packed word: 2 where the kernel reads pairs of bf16.
+pub(crate) fn elements_of_word(kernels: &Kernels, multiply: Multiply) -> usize {
+    fn step<K: kernel::Kernel>() -> usize {
+        K::STEP
+    }
+    with_kernel!(kernels, multiply, step())
+}
 
 /// `C = beta * C + op(A) op(B)`.
 ///

@@ -1,7 +1,7 @@
 //! B packed once and used many times: weights, which change once an optimizer step and are
 //! multiplied in every micro-step (and, when decoding, for every token).
 
-use super::buffer::Words;
+use super::buffer::{Shelf, Words};
 use super::drive::{Blocks, Panels, multiply, pack};
 use super::kernel::Kernel;
 use super::{Gemm, Layout, Multiply, Shared, SharedConst, with_kernel};
@@ -21,9 +21,29 @@ pub struct PackedB {
 impl PackedB {
     /// Room for `n` columns of length `k`, both at least 1; zero until [`PackedB::pack`].
     pub fn new(kernels: &Kernels, multiply: Multiply, n: usize, k: usize) -> PackedB {
+        Self::in_words(kernels, multiply, (n, k), Words::zeroed)
+    }
+
+    /// The same, in memory of a shelf.
+    pub(crate) fn on(
+        shelf: &mut Shelf,
+        kernels: &Kernels,
+        multiply: Multiply,
+        n: usize,
+        k: usize,
+    ) -> PackedB {
+        Self::in_words(kernels, multiply, (n, k), |len| shelf.take(len))
+    }
+
+    fn in_words(
+        kernels: &Kernels,
+        multiply: Multiply,
+        (n, k): (usize, usize),
+        words: impl FnOnce(usize) -> Words,
+    ) -> PackedB {
         assert!(n > 0 && k > 0, "packed B is {n} x {k}");
         let len = with_kernel!(kernels, multiply, room(n, k));
-        PackedB { words: Words::zeroed(len), kernels: *kernels, multiply, n, k }
+        PackedB { words: words(len), kernels: *kernels, multiply, n, k }
     }
 
     /// Bytes of [`PackedB::new`] with these arguments.

@@ -86,6 +86,17 @@ impl<const ROUND: bool> Lanes for PortableF32<ROUND> {
         sums
     }
     #[inline(always)]
+    unsafe fn words_of_int8(src: *const u8) -> [f32; N] {
+        // SAFETY: N bytes at src, by the condition of `Lanes`.
+        unsafe { src.cast::<[i8; N]>().read() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn words_of_bf16(src: *const u8) -> [f32; N] {
+        // SAFETY: 2 N bytes at src, by the condition of `Lanes`.
+        let halves = unsafe { src.cast::<[u16; N]>().read_unaligned() };
+        halves.map(|half| f32::from_bits(u32::from(half) << 16))
+    }
+    #[inline(always)]
     fn word(x0: f32, _: f32) -> u32 {
         if ROUND { round_bf16(x0).to_bits() } else { x0.to_bits() }
     }
@@ -157,6 +168,19 @@ impl Lanes for PortablePairs {
             *sum = mul_add(even(a), even(b), mul_add(odd(a), odd(b), *sum));
         }
         sums
+    }
+    #[inline(always)]
+    unsafe fn words_of_int8(src: *const u8) -> [u32; N] {
+        // SAFETY: 2 N bytes at src, by the condition of `Lanes`.
+        let [even, odd] = unsafe { src.cast::<[[i8; N]; 2]>().read() };
+        // Integers of 8 bits are exact in the upper half of an f32.
+        let bits = |x: i8| f32::from(x).to_bits();
+        std::array::from_fn(|i| bits(even[i]) >> 16 | bits(odd[i]))
+    }
+    #[inline(always)]
+    unsafe fn words_of_bf16(src: *const u8) -> [u32; N] {
+        // SAFETY: 4 N bytes at src, by the condition of `Lanes`.
+        unsafe { src.cast::<[u32; N]>().read_unaligned() }
     }
     #[inline(always)]
     fn word(x0: f32, x1: f32) -> u32 {

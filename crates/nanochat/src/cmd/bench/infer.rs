@@ -12,15 +12,16 @@ use clap::Args;
 use nanochat_compute::Backend;
 use nanochat_compute::cpu::peak;
 use nanochat_gpt::model::Decoder;
-use nanochat_gpt::nano::count::{ParamCount, matmul_params};
+use nanochat_gpt::nano::count::ParamCount;
 use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::nano::packed::PackedWeights;
 use nanochat_gpt::nano::recompute::Recompute;
 use nanochat_gpt::{GptConfig, Nano};
 use serde::Serialize;
 use serde_json::json;
 
 use super::model::ModelFlags;
-use crate::cli::Global;
+use crate::cli::{Global, Weights};
 use crate::figures::size;
 use crate::machine;
 
@@ -36,6 +37,9 @@ pub struct InferBench {
     /// Tokens of the prompt; several: a table each.
     #[arg(long, value_delimiter = ',', default_values_t = [50])]
     pub prompts: Vec<usize>,
+    /// In what form weights are read; several: in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Weights::Auto])]
+    pub weights: Vec<Weights>,
     /// New tokens of a row.
     #[arg(long, default_value_t = 200)]
     pub new_tokens: usize,
@@ -53,8 +57,10 @@ pub struct Cell {
     pub prompt: usize,
     /// With a cache.
     pub kv_cache: bool,
-    /// How weights are read: `bf16` where the device packs them, else `f32`.
+    /// How weights are read: `f32`, `bf16` or `int8`.
     pub weights: &'static str,
+    /// Bytes of weights that a step reads.
+    pub weight_bytes: usize,
     /// New tokens of all rows a second, prompt included.
     pub tokens_per_sec: f64,
     /// Milliseconds to the first column.
@@ -67,8 +73,13 @@ pub struct Cell {
     pub steps_timed: usize,
     /// Bytes of keys and values at the end.
     pub kv_bytes: usize,
-    /// Share of the memory's reading speed: weights and cache once a step.
+    /// Share of the speed at which as many bytes as the weights have are read: weights and cache once a
+    /// step.
     pub bandwidth_share: Option<f64>,
+    /// Bytes that a step reads, weights and cache, a row.
+    pub bytes_per_token: usize,
+    /// Tokens a second if nothing but reading them took time.
+    pub limit_tokens_per_sec: Option<f64>,
     /// Most memory of the process so far.
     pub peak_bytes: u64,
     /// Milliseconds of a step by operation, the largest first.
@@ -85,8 +96,10 @@ pub struct Job<'a> {
     pub prompt: usize,
     /// New tokens of a row, at least 2.
     pub new_tokens: usize,
-    /// Bytes a second that memory can be read at, if known.
-    pub read_bytes_per_sec: Option<f64>,
+    /// In what form weights are read.
+    pub weights: Weights,
+    /// How fast memory is read, bytes a second of so many bytes: measured for each cell, if given.
+    pub read_speed: Option<&'a dyn Fn(usize) -> f64>,
 }
 
 impl Job<'_> {
@@ -105,6 +118,7 @@ impl Job<'_> {
     fn cell(
         &self,
         n: usize,
+        weights: &PackedWeights,
         cache: Option<&NanoDecoder<'_>>,
         times: &Times,
         steps: &[f64],
@@ -112,23 +126,27 @@ impl Job<'_> {
         let mut sorted = steps.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| 1e3 * sorted[((sorted.len() - 1) as f64 * share).round() as usize];
-        let packed = cache.map_or(0, NanoDecoder::packed_bytes);
-        let weights = if packed > 0 { packed } else { 4 * matmul_params(self.model.config()) };
         let kv = cache.map_or(0, NanoDecoder::kv_bytes);
-        let share = |read: f64| (weights + kv) as f64 / (at(0.5) / 1e3) / read;
+        let peak_bytes = machine::peak_rss_bytes();
+        // The weights' own bytes, again and again: what fits in a cache is read as fast as that is.
+        let read = self.read_speed.filter(|_| cache.is_some()).map(|f| f(weights.read_bytes()));
+        let bytes = (weights.read_bytes() + kv) as f64;
         Cell {
             batch_size: n,
             prompt: self.prompt,
             kv_cache: cache.is_some(),
-            weights: if packed > 0 { "bf16" } else { "f32" },
+            weights: weights.format().name(),
+            weight_bytes: weights.read_bytes(),
             tokens_per_sec: (n * self.new_tokens) as f64 / times.total,
             ttft_ms: 1e3 * times.first,
             step_ms_p50: at(0.5),
             step_ms_p95: at(0.95),
             steps_timed: steps.len(),
             kv_bytes: kv,
-            bandwidth_share: self.read_bytes_per_sec.filter(|_| cache.is_some()).map(share),
-            peak_bytes: machine::peak_rss_bytes(),
+            bandwidth_share: read.map(|read| bytes / (at(0.5) / 1e3) / read),
+            bytes_per_token: bytes as usize / n,
+            limit_tokens_per_sec: read.map(|read| read / bytes * n as f64),
+            peak_bytes,
             breakdown: Vec::new(),
         }
     }
@@ -136,7 +154,8 @@ impl Job<'_> {
     /// With a cache: the cell, and the columns it made.
     pub fn cached(&self, n: usize) -> Result<(Cell, Vec<Vec<u32>>)> {
         let len = self.prompt + self.new_tokens;
-        let mut decoder = NanoDecoder::new(self.be, self.model, len)?;
+        let mut decoder =
+            NanoDecoder::with_weights(self.be, self.model, len, self.weights.format())?;
         decoder.reserve(self.prompt, n, len)?;
         let start = Instant::now();
         decoder.prefill(&self.prompt_ids())?;
@@ -155,14 +174,18 @@ impl Job<'_> {
         let step_ms = |s: f64| 1e3 * s / steps.len() as f64;
         let breakdown = self.be.profile_stop().into_iter().map(|(op, s)| (op, step_ms(s)));
         let breakdown = breakdown.take(8).collect();
-        Ok((Cell { breakdown, ..self.cell(n, Some(&decoder), &times, &steps) }, columns))
+        Ok((
+            Cell { breakdown, ..self.cell(n, decoder.weights(), Some(&decoder), &times, &steps) },
+            columns,
+        ))
     }
 
     /// Without a cache, going by the columns that the cache made.
     ///
     /// Errors: another id than the cache's.
     pub fn uncached(&self, n: usize, columns: &[Vec<u32>], budget: f64) -> Result<Cell> {
-        let mut decoder = Recompute::new(self.be, self.model, self.prompt + self.new_tokens)?;
+        let len = self.prompt + self.new_tokens;
+        let mut decoder = Recompute::with_weights(self.be, self.model, len, self.weights.format())?;
         let start = Instant::now();
         decoder.prefill(&self.prompt_ids())?;
         let first = start.elapsed().as_secs_f64();
@@ -196,7 +219,7 @@ impl Job<'_> {
         let timed = if stride > 1 && steps.len() > 1 { &steps[1..] } else { &steps[..] };
         let mean = timed.iter().sum::<f64>() / timed.len() as f64;
         let times = Times { first, total: first + mean * all as f64 };
-        Ok(self.cell(n, None, &times, timed))
+        Ok(self.cell(n, decoder.weights(), None, &times, timed))
     }
 }
 
@@ -237,6 +260,36 @@ pub fn random_model(be: &dyn Backend, config: GptConfig, seed: u64) -> Result<Na
     Ok(model)
 }
 
+/// Bytes that the speed of reading is measured with at most.
+const MOST_READ: usize = 256 << 20;
+
+/// Columns of [`row`]. `read` is the share of the memory's reading speed, `limit` the tokens a second at
+/// all of it.
+const HEADER: &str = "batch weights    cache tok/s     none tok/s   ratio  first ms   step ms, p50 p95   \
+    read     limit   bytes/tok         KV";
+
+/// A line of the table: with a cache, and beside it without.
+fn row(with: &Cell, without: &Cell, ratio: f64, new_tokens: usize) -> String {
+    let part = match without.steps_timed < new_tokens - 1 {
+        true => format!("  (without: {} of {} steps)", without.steps_timed, new_tokens - 1),
+        false => String::new(),
+    };
+    format!(
+        "{:>5} {:<7} {:>14.1} {:>14.1} {ratio:>6.2}x {:>9.1} {:>9.2} {:>8.2} {:>5.0}% {:>9.0} {:>11} {:>10}{part}",
+        with.batch_size,
+        with.weights,
+        with.tokens_per_sec,
+        without.tokens_per_sec,
+        with.ttft_ms,
+        with.step_ms_p50,
+        with.step_ms_p95,
+        100.0 * with.bandwidth_share.unwrap_or(0.0),
+        with.limit_tokens_per_sec.unwrap_or(0.0),
+        size(with.bytes_per_token as f64),
+        size(with.kv_bytes as f64),
+    )
+}
+
 /// Runs the command.
 pub fn run(args: &InferBench, global: &Global) -> Result<()> {
     ensure!(args.new_tokens >= 2, "--new-tokens {}: at least 2", args.new_tokens);
@@ -247,7 +300,8 @@ pub fn run(args: &InferBench, global: &Global) -> Result<()> {
     let model =
         ModelFlags { max_seq_len: args.model.max_seq_len.max(longest), ..args.model.clone() };
     let model = random_model(be, model.config()?, global.seed)?;
-    let read = peak::read_bandwidth(cpu.threads(), 256 << 20);
+    let read_speed = |bytes: usize| peak::read_bandwidth(cpu.threads(), bytes.min(MOST_READ));
+    let read = read_speed(MOST_READ);
     println!(
         "{}: {}, {} parameters; memory reads {:.1} GB/s",
         be.name(),
@@ -258,38 +312,23 @@ pub fn run(args: &InferBench, global: &Global) -> Result<()> {
     let (mut sweep, mut ratios) = (Vec::new(), Vec::new());
     for &prompt in &args.prompts {
         println!("\nprompt {prompt}, {} new tokens", args.new_tokens);
-        println!(
-            "{:>5} {:>14} {:>14} {:>7} {:>9} {:>18} {:>6} {:>10}",
-            "batch",
-            "cache tok/s",
-            "none tok/s",
-            "ratio",
-            "first ms",
-            "step ms, p50 p95",
-            "read",
-            "KV"
-        );
-        let (new_tokens, read_bytes_per_sec) = (args.new_tokens, Some(read));
-        let job = Job { be, model: &model, prompt, new_tokens, read_bytes_per_sec };
-        for &n in &args.batch_sizes {
+        println!("{HEADER}");
+        let (new_tokens, read_speed) =
+            (args.new_tokens, Some(&read_speed as &dyn Fn(usize) -> f64));
+        for (&n, &weights) in args
+            .batch_sizes
+            .iter()
+            .flat_map(|n| args.weights.iter().map(move |weights| (n, weights)))
+        {
+            let job = Job { be, model: &model, prompt, new_tokens, weights, read_speed };
             let (with, columns) = job.cached(n)?;
             let without = job.uncached(n, &columns, args.budget)?;
             let ratio = with.tokens_per_sec / without.tokens_per_sec;
-            let part = match without.steps_timed < new_tokens - 1 {
-                true => format!("  (without: {} of {} steps)", without.steps_timed, new_tokens - 1),
-                false => String::new(),
-            };
-            println!(
-                "{n:>5} {:>14.1} {:>14.1} {ratio:>6.2}x {:>9.1} {:>9.2} {:>8.2} {:>5.0}% {:>10}{part}",
-                with.tokens_per_sec,
-                without.tokens_per_sec,
-                with.ttft_ms,
-                with.step_ms_p50,
-                with.step_ms_p95,
-                100.0 * with.bandwidth_share.unwrap_or(0.0),
-                size(with.kv_bytes as f64),
+            println!("{}", row(&with, &without, ratio, new_tokens));
+            let weights = with.weights;
+            ratios.push(
+                json!({"batch_size": n, "prompt": prompt, "weights": weights, "ratio": ratio}),
             );
-            ratios.push(json!({"batch_size": n, "prompt": prompt, "ratio": ratio}));
             sweep.extend([with, without]);
         }
     }

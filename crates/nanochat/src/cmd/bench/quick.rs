@@ -22,7 +22,7 @@ use super::model::ModelFlags;
 use super::sft::{self, Sizes, Talk, WAYS};
 use super::train::RandomTokens;
 use crate::batch::{self, BatchFlags, Wanted};
-use crate::cli::Global;
+use crate::cli::{Global, Weights};
 use crate::cmd::train::BASELINE_BATCH;
 use crate::figures::{parameters, size, thousands};
 use crate::machine::Machine;
@@ -134,8 +134,9 @@ fn batch_size(be: &dyn Backend, model: &Nano, args: &QuickBench) -> Result<Value
 }
 
 fn kv_cache(be: &dyn Backend, model: &Nano, args: &QuickBench) -> Result<Value> {
-    let (prompt, new_tokens, read_bytes_per_sec) = (PROMPT, NEW_TOKENS, None);
-    let job = infer::Job { be, model, prompt, new_tokens, read_bytes_per_sec };
+    let (prompt, new_tokens, read_speed) = (PROMPT, NEW_TOKENS, None);
+    let weights = Weights::Auto;
+    let job = infer::Job { be, model, prompt, new_tokens, weights, read_speed };
     let mut rows = Vec::new();
     for &n in &args.batch_sizes {
         let (with, columns) = job.cached(n)?;
