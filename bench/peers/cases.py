@@ -59,12 +59,13 @@ def train(shape: str, way: str) -> Case:
     return Case(f"train-{shape}-{way}", peer, ("bench", "train", *size), script)
 
 
-def infer(depth: int, load: str, peer: str, script: str) -> Case:
+def infer(depth: int, load: str, peer: str, script: str, weights: str = "auto") -> Case:
     """Ours meets each batch twice, and the second counts, as in the peers' scripts."""
     prompt, batches = LOADS[load]
     asked = f"--depth {depth} --prompts {prompt} --new-tokens 64"
     twice = ",".join(f"{n},{n}" for n in batches)
     ours = words(f"bench infer {asked} --head-dim 64 --batch-sizes {twice} --budget 0.1")
+    ours += ("--weights", weights)
     once = ",".join(map(str, batches))
     theirs = words(f"{script} {asked} --batch-sizes {once}")
     program = script.split("_")[0]
@@ -87,7 +88,8 @@ def cases() -> list[Case]:
             found.append(infer(depth, load, "PyTorch bf16, eager", "torch_infer.py --dtype bf16"))
             for kind in ("bf16", "f16", "q8_0"):
                 peer, script = f"llama.cpp {kind.upper()}", f"llama_infer.py --type {kind}"
-                found.append(infer(depth, load, peer, script))
+                weights = "int8" if kind == "q8_0" else "auto"
+                found.append(infer(depth, load, peer, script, weights))
     return found + [gemm("bf16"), gemm("f32")]
 
 

@@ -61,8 +61,8 @@ const LARGE_PAGE: usize = 2 << 20;
 const SHELF: usize = 32 << 20;
 
 /// Memory for weights, many of them one after another on large pages: a walk over small matrices on
-/// pages of 4 KiB waits for the addresses of the next page (768 x 768 in int8, 114 MB in all: 26 GB/s, on
-/// large pages 38; Emerald Rapids, 2026-11-26). Goes when the last piece goes.
+/// pages of 4 KiB waits for the addresses of the next page (768 x 768 in int8, 114 MB in all: 26 GB/s, with
+/// all memory of the program on large pages 38; Emerald Rapids, 2026-11-26). Goes when the last piece goes.
 #[derive(Default)]
 pub(crate) struct Shelf {
     memory: Weak<Zeroed>,
