@@ -21,9 +21,9 @@ const LAYERS: usize = 1;
 /// Tokens of the probe's vocabulary: its tables and its head take no time.
 const VOCAB: usize = 64;
 /// Rounds at most: each gives the batches' times relative to each other, and the median counts.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
 /// No further round begins after this many seconds.
-const ENOUGH_S: f64 = 1.5;
+const ENOUGH_S: f64 = 1.8;
 /// Seconds that all batches may take the first time, when memory is touched: batches are timed up to
 /// there, and two at least. Larger ones are not chosen: what they save is little, and what they lose
 /// in caches is not known.
@@ -31,7 +31,7 @@ const FIRST_S: f64 = 0.3;
 /// Stretches of [`LOSS_ROWS`] rows of the head's two timings; with one, a weight is not packed.
 const STRETCHES: [usize; 2] = [2, 5];
 /// Share of the vocabulary that the head is timed on: its time is that many times as long.
-const HEAD_SHARE: usize = 4;
+const HEAD_SHARE: usize = 8;
 /// Parameters whose AdamW step is timed.
 const TABLE: usize = 1 << 20;
 
