@@ -49,6 +49,24 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
+    /// An operand lies in the memory of another device.
+    #[error("{op}: an operand lies {place}, where {backend} does not compute")]
+    Elsewhere {
+        /// Operation.
+        op: &'static str,
+        /// Where the operand lies.
+        place: &'static str,
+        /// Who was to compute.
+        backend: &'static str,
+    },
+    /// A device, or a library that drives it, is missing or failed.
+    #[error("{what}: {detail}")]
+    Device {
+        /// Library or device.
+        what: &'static str,
+        /// What happened, and what to do.
+        detail: String,
+    },
     /// The machine does not have the memory.
     #[error(
         "cannot allocate {bytes} bytes: use a smaller --device-batch-size, --max-seq-len or --depth"

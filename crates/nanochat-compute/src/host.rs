@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::checks::{expect, expect_gate, expect_heads, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, Layout, MatMul, Muon, PAGE,
@@ -34,26 +35,9 @@ fn check_targets(op: &'static str, targets: &[i32], v: usize) -> Result<()> {
     }
 }
 
-/// `Ok` when `holds`: sizes that a kernel divides by, multiples that it relies on.
-fn expect(op: &'static str, holds: bool, detail: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::Invalid { op, detail: detail.into() }) }
-}
-
-/// Every key/value head serves equally many query heads.
-fn expect_heads(op: &'static str, h: usize, hkv: usize) -> Result<()> {
-    expect(op, hkv > 0 && h.is_multiple_of(hkv), "n_head is not a multiple of n_kv_head")
-}
-
 /// The operands' slices of f32, under their own names.
 macro_rules! f32s {
     ($op:expr; $($x:ident),*) => { $(let $x = $x.f32($op)?;)* };
-}
-
-/// Every operand has its length.
-macro_rules! lens {
-    ($op:expr; $($x:ident = $len:expr),*) => {
-        $(expect_len($op, stringify!($x), $x.len(), $len)?;)*
-    };
 }
 
 /// Runs a kernel, and notes how long it took when somebody wants to know.
@@ -667,24 +651,6 @@ fn check_places(op: &'static str, places: &[i32], keys: usize, s: &CachedAttenti
         if let Some(p) = place[1..][s.seen(start)].iter().find(|p| !there(p)) {
             return bad(format!("row {r} sees page {p} of {}", keys / page));
         }
-    }
-    Ok(())
-}
-
-/// The gate reads channels that exist, and heads are not empty.
-fn expect_gate(op: &'static str, s: &ValueGate) -> Result<()> {
-    let channels = s.channels > 0 && s.channels <= s.c;
-    expect(op, channels, "the gate reads none of the channels, or more than there are")?;
-    expect(op, s.hkv > 0 && s.d > 0, "heads are empty")
-}
-
-/// Heads come in pairs of halves and whole rows, and the tables hold every position.
-fn expect_positions(op: &'static str, table: usize, s: &RopeNorm, heads: usize) -> Result<()> {
-    expect(op, s.d > 0 && s.d.is_multiple_of(2), "head_dim is not even")?;
-    expect(op, s.t > 0 && s.h > 0 && heads.is_multiple_of(s.h), "rows of heads are not whole")?;
-    let need = (s.start + s.t.min(heads / s.h)) * (s.d / 2);
-    if table < need {
-        return Err(Error::Shape { op, what: "cos", have: table, need });
     }
     Ok(())
 }

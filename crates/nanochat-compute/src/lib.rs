@@ -6,6 +6,7 @@
 //! | [`ops`] | trait [`Backend`]: all the mathematics; one file an operation with its plain reference |
 //! | [`mod@reference`] | the backend that only calls the plain references: the law for the others |
 //! | [`cpu`] | the fast CPU backend: thread pool, SIMD chosen at start, GEMM, attention |
+//! | [`cuda`] | NVIDIA GPUs, and the same kernels emulated on a CPU |
 //! | [`eager`] | the same mathematics one primitive at a time: the baseline of what fusing wins |
 //! | [`tensor`] | typed views of device memory |
 //! | [`profile`] | seconds by operation |
@@ -13,7 +14,9 @@
 //!
 //! The kernels sum in a fixed order: results do not depend on the number of threads.
 
+mod checks;
 pub mod cpu;
+pub mod cuda;
 pub mod eager;
 pub mod error;
 mod host;

@@ -105,8 +105,8 @@ impl Layout {
 
     /// The buffer's view of `arena`, which holds at least [`Layout::bytes`].
     pub fn view(&self, arena: &Tensor, id: BufferId) -> Tensor {
-        let (b, at) = (&self.buffers[id.0], self.offsets[id.0] / 4);
-        arena.slice(at..at + b.len).cast(b.dtype)
+        let (b, at) = (&self.buffers[id.0], self.offsets[id.0]);
+        arena.at_byte(at, b.len, b.dtype)
     }
 
     /// Zeroed host memory of [`Layout::bytes`].

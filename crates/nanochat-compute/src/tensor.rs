@@ -9,6 +9,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::cuda::driver::Driver;
 use crate::map::Map;
 pub use crate::memory::ALIGN;
 use crate::memory::Zeroed;
@@ -45,22 +46,38 @@ impl DType {
 }
 
 /// What handles refer to.
-enum HostMemory {
-    /// Zeroed memory, aligned to [`ALIGN`].
+enum Memory {
+    /// Zeroed memory of the host, aligned to [`ALIGN`].
     Own(Zeroed),
     /// A file, aligned to its elements, never written.
     Mapped(Map),
+    /// Memory of another device, which the host reaches by copies only.
+    Device(DeviceMemory),
 }
 
-impl HostMemory {
+/// Memory of a device that is not the host; given back when it goes.
+pub(crate) struct DeviceMemory {
+    pub driver: Rc<dyn Driver>,
+    pub at: u64,
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        self.driver.free(self.at);
+    }
+}
+
+impl Memory {
     fn new(bytes: usize) -> Result<Self> {
         Zeroed::new(bytes).map(Self::Own).ok_or(Error::Memory { bytes })
     }
 
-    fn start(&self) -> *const u8 {
+    /// Address of the first byte, in the memory's own space.
+    fn start(&self) -> usize {
         match self {
-            Self::Own(memory) => memory.start(),
-            Self::Mapped(map) => map.start(),
+            Self::Own(memory) => memory.start() as usize,
+            Self::Mapped(map) => map.start() as usize,
+            Self::Device(memory) => memory.at as usize,
         }
     }
 }
@@ -68,7 +85,7 @@ impl HostMemory {
 /// A typed range of device memory.
 #[derive(Clone)]
 pub struct Tensor {
-    memory: Rc<HostMemory>,
+    memory: Rc<Memory>,
     /// First element, counted in elements of `dtype`.
     offset: usize,
     len: usize,
@@ -87,20 +104,20 @@ impl Tensor {
     /// Errors: [`Error::Memory`].
     pub fn zeros(len: usize, dtype: DType) -> Result<Self> {
         let bytes = len.checked_mul(dtype.size()).ok_or(Error::Memory { bytes: usize::MAX })?;
-        Ok(Self { memory: Rc::new(HostMemory::new(bytes)?), offset: 0, len, dtype })
+        Ok(Self { memory: Rc::new(Memory::new(bytes)?), offset: 0, len, dtype })
     }
 
     /// New host memory that holds `values`.
     pub fn from_f32(values: &[f32]) -> Result<Self> {
         let t = Self::zeros(values.len(), DType::F32)?;
-        t.with_mut(|to: &mut [f32]| to.copy_from_slice(values))?;
+        t.write(values)?;
         Ok(t)
     }
 
     /// New host memory that holds `values`.
     pub fn from_i32(values: &[i32]) -> Result<Self> {
         let t = Self::zeros(values.len(), DType::I32)?;
-        t.with_mut(|to: &mut [i32]| to.copy_from_slice(values))?;
+        t.write(values)?;
         Ok(t)
     }
 
@@ -119,19 +136,19 @@ impl Tensor {
         }
         let map = Map::new(file, start, bytes)?;
         let is_aligned = (map.start() as usize).is_multiple_of(dtype.size());
-        let memory = Rc::new(HostMemory::Mapped(map));
+        let memory = Rc::new(Memory::Mapped(map));
         is_aligned.then_some(Self { memory, offset: 0, len, dtype })
     }
 
     /// True when the elements lie in a file and can only be read.
     pub fn is_mapped(&self) -> bool {
-        matches!(*self.memory, HostMemory::Mapped(_))
+        matches!(*self.memory, Memory::Mapped(_))
     }
 
     /// New host memory that holds `values`, the bits of bf16.
     pub fn from_bf16(values: &[u16]) -> Result<Self> {
         let t = Self::zeros(values.len(), DType::BF16)?;
-        t.with_mut(|to: &mut [u16]| to.copy_from_slice(values))?;
+        t.write(values)?;
         Ok(t)
     }
 
@@ -171,62 +188,121 @@ impl Tensor {
         Self { dtype, ..self.clone() }
     }
 
+    /// `len` elements of `dtype` that begin at byte `start` of this view.
+    ///
+    /// Panics when they leave the view, or when their address is not a multiple of their size.
+    pub fn at_byte(&self, start: usize, len: usize, dtype: DType) -> Self {
+        let byte = self.offset * self.dtype.size() + start;
+        assert!(byte.is_multiple_of(dtype.size()), "{} at byte {byte}", dtype.name());
+        assert!(start + len * dtype.size() <= self.bytes(), "{start} + {len} leaves {self:?}");
+        Self { memory: Rc::clone(&self.memory), offset: byte / dtype.size(), len, dtype }
+    }
+
     /// A copy of the values.
     ///
     /// Errors: [`Error::DType`] unless f32.
     pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
-        self.with(|x: &[f32]| x.to_vec())
+        self.read()
     }
 
     /// A copy of the values.
     ///
     /// Errors: [`Error::DType`] unless i32.
     pub fn to_vec_i32(&self) -> Result<Vec<i32>> {
-        self.with(|x: &[i32]| x.to_vec())
+        self.read()
     }
 
     /// A copy of the bits.
     ///
     /// Errors: [`Error::DType`] unless bf16.
     pub fn to_vec_bf16(&self) -> Result<Vec<u16>> {
-        self.with(|x: &[u16]| x.to_vec())
+        self.read()
     }
 
     /// Overwrites the values.
     ///
     /// Errors: [`Error::DType`], [`Error::Shape`].
     pub fn write_f32(&self, values: &[f32]) -> Result<()> {
-        crate::error::expect_len("write", "values", values.len(), self.len)?;
-        self.with_mut(|to: &mut [f32]| to.copy_from_slice(values))
+        self.write(values)
     }
 
     /// Overwrites the values.
     ///
     /// Errors: [`Error::DType`], [`Error::Shape`].
     pub fn write_i32(&self, values: &[i32]) -> Result<()> {
+        self.write(values)
+    }
+
+    /// A handle to all of a device's memory.
+    pub(crate) fn on_device(memory: DeviceMemory, len: usize, dtype: DType) -> Self {
+        Self { memory: Rc::new(Memory::Device(memory)), offset: 0, len, dtype }
+    }
+
+    /// The driver of the device where the elements lie, and their address there; none on the host.
+    pub(crate) fn device(&self) -> Option<(&Rc<dyn Driver>, u64)> {
+        match &*self.memory {
+            Memory::Device(memory) => Some((&memory.driver, self.byte_range().start as u64)),
+            Memory::Own(_) | Memory::Mapped(_) => None,
+        }
+    }
+
+    fn read<E: Element>(&self) -> Result<Vec<E>> {
+        let Some((driver, at)) = self.device() else {
+            let ([], [x]) = borrow("read", [], [self])?;
+            return Ok(E::read(x)?.to_vec());
+        };
+        self.expect_dtype::<E>("read")?;
+        let mut values = vec![E::default(); self.len];
+        driver.download(bytes_mut(&mut values), at)?;
+        Ok(values)
+    }
+
+    fn write<E: Element>(&self, values: &[E]) -> Result<()> {
         crate::error::expect_len("write", "values", values.len(), self.len)?;
-        self.with_mut(|to: &mut [i32]| to.copy_from_slice(values))
+        let Some((driver, at)) = self.device() else {
+            let ([x], []) = borrow("write", [self], [])?;
+            E::write(x)?.copy_from_slice(values);
+            return Ok(());
+        };
+        self.expect_dtype::<E>("write")?;
+        driver.upload(at, bytes(values))
     }
 
-    fn with<E: Element, R>(&self, f: impl Fn(&[E]) -> R) -> Result<R> {
-        let ([], [x]) = borrow("read", [], [self])?;
-        Ok(f(E::read(x)?))
+    /// Overwrites the bits.
+    ///
+    /// Errors: [`Error::DType`], [`Error::Shape`].
+    pub fn write_bf16(&self, values: &[u16]) -> Result<()> {
+        self.write(values)
     }
 
-    fn with_mut<E: Element, R>(&self, f: impl FnOnce(&mut [E]) -> R) -> Result<R> {
-        let ([x], []) = borrow("write", [self], [])?;
-        Ok(f(E::write(x)?))
+    fn expect_dtype<E: Element>(&self, op: &'static str) -> Result<()> {
+        let (have, need) = (self.dtype.name(), E::DTYPE.name());
+        if self.dtype == E::DTYPE { Ok(()) } else { Err(Error::DType { op, have, need }) }
     }
 
     fn byte_range(&self) -> Range<usize> {
-        let start = self.memory.start() as usize + self.offset * self.dtype.size();
+        let start = self.memory.start() + self.offset * self.dtype.size();
         start..start + self.bytes()
     }
 
-    fn overlaps(&self, other: &Tensor) -> bool {
+    pub(crate) fn overlaps(&self, other: &Tensor) -> bool {
         let (a, b) = (self.byte_range(), other.byte_range());
-        !self.is_empty() && !other.is_empty() && a.start < b.end && b.start < a.end
+        let same_space = self.device().is_some() == other.device().is_some();
+        same_space && !self.is_empty() && !other.is_empty() && a.start < b.end && b.start < a.end
     }
+}
+
+/// The bytes of numbers, as they are copied between host and device (both little-endian).
+fn bytes<E: Element>(values: &[E]) -> &[u8] {
+    // SAFETY: f32, u16 and i32 have no padding, and any address is aligned for bytes.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
+}
+
+/// As [`bytes`], to be written.
+fn bytes_mut<E: Element>(values: &mut [E]) -> &mut [u8] {
+    let len = std::mem::size_of_val(values);
+    // SAFETY: as in `bytes`; any bytes are a valid f32, u16 or i32.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), len) }
 }
 
 /// What a handle gives for the time of one operation: a slice to read.
@@ -243,12 +319,14 @@ pub(crate) enum ViewMut<'a> {
     I32(&'a mut [i32]),
 }
 
-trait Element: Sized {
+trait Element: Copy + Default {
+    const DTYPE: DType;
     fn read<'a>(view: View<'a>) -> Result<&'a [Self]>;
     fn write<'a>(view: ViewMut<'a>) -> Result<&'a mut [Self]>;
 }
 
 impl Element for f32 {
+    const DTYPE: DType = DType::F32;
     fn read<'a>(view: View<'a>) -> Result<&'a [f32]> {
         view.f32("read")
     }
@@ -258,6 +336,7 @@ impl Element for f32 {
 }
 
 impl Element for i32 {
+    const DTYPE: DType = DType::I32;
     fn read<'a>(view: View<'a>) -> Result<&'a [i32]> {
         view.i32("read")
     }
@@ -270,6 +349,7 @@ impl Element for i32 {
 }
 
 impl Element for u16 {
+    const DTYPE: DType = DType::BF16;
     fn read<'a>(view: View<'a>) -> Result<&'a [u16]> {
         match view {
             View::Bf16(x) => Ok(x),
@@ -432,6 +512,9 @@ pub(crate) fn borrow<'a, const W: usize, const R: usize>(
     w: [&'a Tensor; W],
     r: [&'a Tensor; R],
 ) -> Result<([ViewMut<'a>; W], [View<'a>; R])> {
+    if w.iter().chain(&r).any(|t| t.device().is_some()) {
+        return Err(Error::Elsewhere { op, place: "on a GPU", backend: "the CPU" });
+    }
     for (i, a) in w.iter().enumerate() {
         if w[..i].iter().chain(r.iter()).any(|b| a.overlaps(b)) {
             return Err(Error::Overlap { op });

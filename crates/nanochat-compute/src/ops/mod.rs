@@ -37,6 +37,21 @@ pub use value_gate::ValueGate;
 
 use crate::{DType, Result, Tensor};
 
+/// How a device likes a step laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepStyle {
+    /// What activations and their gradients are stored in: f32 or bf16.
+    pub activations: DType,
+    /// Rows whose logits are held at once.
+    pub loss_rows: usize,
+}
+
+impl Default for StepStyle {
+    fn default() -> Self {
+        Self { activations: DType::F32, loss_rows: LOSS_ROWS }
+    }
+}
+
 /// A device that runs the operations. Object-safe: hold it as `&dyn Backend`.
 ///
 /// Errors of every operation: [`crate::Error::Shape`] and [`crate::Error::DType`] for operands that
@@ -59,6 +74,18 @@ pub trait Backend {
         let _ = (head, operand);
         0
     }
+    /// Bytes free and in all of the device's own memory; none where tensors lie in the host's.
+    fn own_memory(&self) -> Option<(usize, usize)> {
+        None
+    }
+    /// Waits for the work that was begun: what a clock of the host needs.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+    /// How a step is best laid out for this device.
+    fn step_style(&self) -> StepStyle {
+        StepStyle::default()
+    }
     /// What a cache of keys and values is best stored in: the narrowest type that loses nothing, since
     /// attention rounds them to it before it multiplies them.
     fn cache_dtype(&self) -> DType {
@@ -66,6 +93,18 @@ pub trait Backend {
     }
     /// New zeroed memory on the device.
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor>;
+    /// New memory on the device that holds `values`.
+    fn place_f32(&self, values: &[f32]) -> Result<Tensor> {
+        let x = self.alloc(values.len(), DType::F32)?;
+        x.write_f32(values)?;
+        Ok(x)
+    }
+    /// New memory on the device that holds `values`.
+    fn place_i32(&self, values: &[i32]) -> Result<Tensor> {
+        let x = self.alloc(values.len(), DType::I32)?;
+        x.write_i32(values)?;
+        Ok(x)
+    }
     /// `x[i] = value`.
     fn fill(&self, x: &Tensor, value: f32) -> Result<()>;
     /// `out[i] = x[i]`, both of f32 or both of bf16.

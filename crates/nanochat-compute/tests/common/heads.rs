@@ -25,9 +25,14 @@ pub fn all(all: &mut Vec<Case>) {
         all.push(cached(s, true));
     }
     // (N, C, V, padded V); 300 rows are more than are held at once.
-    for shape in
-        [(1, 1, 1, 1), (3, 5, 3, 3), (65, 64, 65, 70), (300, 24, 90, 128), (520, 33, 131, 131)]
-    {
+    for shape in [
+        (1, 1, 1, 1),
+        (3, 5, 3, 3),
+        (65, 64, 65, 70),
+        (300, 24, 90, 128),
+        (520, 33, 131, 131),
+        (20, 8, 136, 136),
+    ] {
         head_loss(all, shape);
     }
 }

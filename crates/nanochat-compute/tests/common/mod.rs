@@ -10,7 +10,7 @@ use std::fmt::Debug;
 
 use nanochat_compute::cpu::Cpu;
 use nanochat_compute::eager::Eager;
-use nanochat_compute::{Backend, Result, Tensor};
+use nanochat_compute::{Backend, DType, Result, Tensor};
 
 /// Numbers in [-1, 1), the same for the same seed in every run.
 pub fn random(len: usize, seed: u64) -> Vec<f32> {
@@ -104,6 +104,23 @@ impl Values {
             Values::I32(x) => Tensor::from_i32(x).expect("a small tensor"),
         }
     }
+
+    /// In the memory of a backend's device.
+    pub fn tensor_on(&self, be: &dyn Backend) -> Tensor {
+        let (len, dtype) = match self {
+            Values::F32(x) => (x.len(), DType::F32),
+            Values::Bf16(x) => (x.len(), DType::BF16),
+            Values::I32(x) => (x.len(), DType::I32),
+        };
+        let t = be.alloc(len, dtype).expect("a small tensor");
+        match self {
+            Values::F32(x) => t.write_f32(x),
+            Values::Bf16(x) => t.write_bf16(x),
+            Values::I32(x) => t.write_i32(x),
+        }
+        .expect("as long as its values");
+        t
+    }
 }
 
 pub struct Operand {
@@ -132,9 +149,14 @@ impl Case {
         (self.run)(be, operands)
     }
 
+    /// The same, in the memory of a backend's device.
+    pub fn tensors_on(&self, be: &dyn Backend) -> Vec<Tensor> {
+        self.operands.iter().map(|operand| operand.values.tensor_on(be)).collect()
+    }
+
     /// Every operand of floats after the operation, in order; an i32 operand gives an empty vector.
     pub fn results(&self, be: &dyn Backend) -> Vec<Vec<f32>> {
-        let tensors = self.tensors();
+        let tensors = self.tensors_on(be);
         self.run(be, &tensors).unwrap_or_else(|e| panic!("{self}: {e}"));
         tensors.iter().map(floats).collect()
     }

@@ -1,0 +1,776 @@
+//! [`Backend`] for a GPU: what a call must be, then its launches.
+
+use super::driver::{Grid, Matrix, Product};
+use super::launch::{THREADS, args, blocks, int, suffix, walk, warps};
+use super::{Cuda, Work};
+use crate::checks::{expect, expect_gate, expect_heads, expect_positions, lens};
+use crate::error::expect_len;
+use crate::ops::{
+    AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, PackedWeight,
+    RopeNorm, Smear, StepStyle, ValueGate, WeightFormat,
+};
+use crate::{DType, Error, Result, Tensor};
+
+/// Rows whose gates one block sums up.
+const GATE_ROWS: usize = 256;
+
+/// Kernel and grid of a rotation: a few lanes for a head where it divides well, else a warp.
+fn rope_launch(
+    op: &str,
+    s: &RopeNorm,
+    heads: usize,
+    dtype: DType,
+    ts: &[&Tensor],
+) -> (String, Grid) {
+    let group = s.d / 8;
+    let divides = s.d.is_multiple_of(8) && group.is_power_of_two() && group <= 32;
+    if divides && suffix(dtype, &[s.d / 2], ts).ends_with("x4") {
+        let grid = blocks((heads * group).div_ceil(THREADS as usize), THREADS, 0);
+        return (format!("{op}_grouped_{}", dtype.name()), grid);
+    }
+    (format!("{op}_{}", dtype.name()), warps(heads))
+}
+
+/// A weight as a GPU reads it: (n, k) in bf16.
+struct DeviceWeight(Tensor);
+
+#[allow(clippy::too_many_arguments)]
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        format!("{} {}", self.driver.name(), self.dtype.name())
+    }
+
+    fn profile_start(&self) {
+        *self.marks.borrow_mut() = Some(Vec::new());
+    }
+
+    fn profile_stop(&self) -> Vec<(&'static str, f64)> {
+        let profile = crate::profile::Profile::default();
+        profile.start();
+        for (op, from, to) in self.marks.borrow_mut().take().unwrap_or_default() {
+            // A mark that cannot be read is left out of the table.
+            if let Ok(seconds) = self.driver.seconds(from, to) {
+                profile.add(op, seconds);
+            }
+        }
+        profile.stop()
+    }
+
+    fn own_memory(&self) -> Option<(usize, usize)> {
+        // A device that does not answer has nothing to give.
+        Some(self.driver.memory().unwrap_or((0, 0)))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.driver.synchronize()
+    }
+
+    fn step_style(&self) -> StepStyle {
+        match self.dtype {
+            DType::BF16 => StepStyle { activations: DType::BF16, loss_rows: 8192 },
+            _ => StepStyle::default(),
+        }
+    }
+
+    fn cache_dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor> {
+        self.alloc_on(len, dtype)
+    }
+
+    fn fill(&self, x: &Tensor, value: f32) -> Result<()> {
+        const OP: &str = "fill";
+        self.check(OP, &[x], &[])?;
+        let dtype = self.one_type(OP, &[x])?;
+        self.timed(OP, || {
+            if value.to_bits() == 0 {
+                let (_, at) = x.device().expect("checked");
+                return self.driver.zero(at, x.bytes());
+            }
+            let kernel = format!("fill_{}", suffix(dtype, &[x.len()], &[x]));
+            self.launch(&kernel, walk(x.len()), args![x, x.len(), value])
+        })
+    }
+
+    fn copy(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        const OP: &str = "copy";
+        lens!(OP; x = out.len());
+        self.check(OP, &[out], &[x])?;
+        self.one_type(OP, &[out, x])?;
+        let (Some((_, to)), Some((_, from))) = (out.device(), x.device()) else { return Ok(()) };
+        self.timed(OP, || self.driver.copy(to, from, out.bytes()))
+    }
+
+    fn add(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        const OP: &str = "add";
+        lens!(OP; x = out.len());
+        self.check(OP, &[out], &[x])?;
+        let dtype = self.one_type(OP, &[out, x])?;
+        let kernel = format!("add_{}", suffix(dtype, &[x.len()], &[out, x]));
+        self.timed(OP, || self.launch(&kernel, walk(x.len()), args![out, x, x.len()]))
+    }
+
+    fn embedding(&self, out: &Tensor, table: &Tensor, ids: &Tensor, c: usize) -> Result<()> {
+        const OP: &str = "embedding";
+        expect(OP, c > 0, "rows have no channels")?;
+        lens!(OP; out = ids.len() * c);
+        self.check(OP, &[out], &[table, ids])?;
+        self.all_are(OP, DType::I32, &[ids])?;
+        let dtype = self.one_type(OP, &[out])?;
+        let suffix = suffix(dtype, &[c], &[out, table]);
+        let kernel = match (table.dtype(), dtype) {
+            (DType::F32, _) => format!("embedding_{suffix}"),
+            (DType::BF16, DType::BF16) => format!("gather_{suffix}"),
+            (have, _) => {
+                return Err(Error::DType { op: OP, have: have.name(), need: dtype.name() });
+            }
+        };
+        let (rows, vocab) = (ids.len(), int(table.len() / c));
+        let args = args![out, table, ids, rows, vocab, int(c)];
+        self.timed(OP, || self.launch(&kernel, warps(rows), args))
+    }
+
+    fn place_rows(&self, table: &Tensor, x: &Tensor, ids: &Tensor, c: usize) -> Result<()> {
+        const OP: &str = "place_rows";
+        expect(OP, c > 0, "rows have no channels")?;
+        lens!(OP; x = ids.len() * c);
+        self.check(OP, &[table], &[x, ids])?;
+        self.all_are(OP, DType::I32, &[ids])?;
+        let to = self.one_type(OP, &[table])?;
+        let dtype = self.one_type(OP, &[x])?;
+        let kernel = format!("place_{}_{}", to.name(), suffix(dtype, &[c], &[table, x]));
+        let (rows, vocab) = (ids.len(), int(table.len() / c));
+        let args = args![table, x, ids, rows, vocab, int(c)];
+        self.timed(OP, || self.launch(&kernel, warps(rows), args))
+    }
+
+    fn embedding_backward(
+        &self,
+        dtable: &Tensor,
+        dout: &Tensor,
+        ids: &Tensor,
+        c: usize,
+    ) -> Result<()> {
+        const OP: &str = "embedding_backward";
+        expect(OP, c > 0, "rows have no channels")?;
+        lens!(OP; dout = ids.len() * c);
+        self.check(OP, &[dtable], &[dout, ids])?;
+        self.all_are(OP, DType::I32, &[ids])?;
+        self.all_are(OP, DType::F32, &[dtable])?;
+        self.one_type(OP, &[dout])?;
+        self.timed(OP, || self.add_rows(dtable, dout, None, ids, (c, c)))
+    }
+
+    fn norm(&self, out: &Tensor, rstd: &Tensor, x: &Tensor, c: usize, eps: f32) -> Result<()> {
+        const OP: &str = "norm";
+        expect(OP, c > 0, "rows have no channels")?;
+        lens!(OP; x = out.len(), out = rstd.len() * c);
+        self.check(OP, &[out, rstd], &[x])?;
+        self.all_are(OP, DType::F32, &[rstd])?;
+        let dtype = self.one_type(OP, &[out, x])?;
+        let kernel = format!("norm_{}", suffix(dtype, &[c], &[out, x]));
+        let args = args![out, rstd, x, rstd.len(), int(c), eps];
+        self.timed(OP, || self.launch(&kernel, warps(rstd.len()), args))
+    }
+
+    fn norm_backward(
+        &self,
+        dx: &Tensor,
+        dout: &Tensor,
+        out: &Tensor,
+        rstd: &Tensor,
+        c: usize,
+        beta: f32,
+    ) -> Result<()> {
+        const OP: &str = "norm_backward";
+        expect(OP, c > 0, "rows have no channels")?;
+        lens!(OP; dout = dx.len(), out = dx.len(), dx = rstd.len() * c);
+        self.check(OP, &[dx], &[dout, out, rstd])?;
+        self.all_are(OP, DType::F32, &[rstd])?;
+        let dtype = self.one_type(OP, &[dx, dout, out])?;
+        let kernel = format!("norm_backward_{}", suffix(dtype, &[c], &[dx, dout, out]));
+        let args = args![dx, dout, out, rstd, rstd.len(), int(c), beta];
+        self.timed(OP, || self.launch(&kernel, warps(rstd.len()), args))
+    }
+
+    fn pack(
+        &self,
+        w: &Tensor,
+        n: usize,
+        k: usize,
+        format: WeightFormat,
+    ) -> Result<Option<PackedWeight>> {
+        const OP: &str = "pack";
+        expect(OP, n > 0 && k > 0, "the weight is empty")?;
+        lens!(OP; w = n * k);
+        self.check(OP, &[], &[w])?;
+        self.all_are(OP, DType::F32, &[w])?;
+        match format {
+            WeightFormat::F32 => return Ok(None),
+            WeightFormat::Auto if self.dtype == DType::F32 => return Ok(None),
+            WeightFormat::Int8 => {
+                let detail = "weights of int8 are for the CPU: take bf16 on a GPU".into();
+                return Err(Error::Invalid { op: OP, detail });
+            }
+            WeightFormat::Auto | WeightFormat::Bf16 => {}
+        }
+        let narrow = self.alloc_on(n * k, DType::BF16)?;
+        self.narrow(&narrow, w)?;
+        let (bytes, format) = (narrow.bytes(), WeightFormat::Bf16);
+        Ok(Some(PackedWeight { n, k, bytes, format, inner: Box::new(DeviceWeight(narrow)) }))
+    }
+
+    fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()> {
+        const OP: &str = "matmul_packed";
+        expect(OP, s.m > 0 && (s.n, s.k) == (b.n, b.k), "the packed weight has another shape")?;
+        expect(OP, s.layout == Layout::Nt, "packed weights are for linear layers forward")?;
+        lens!(OP; c = s.m * s.n, a = s.m * s.k);
+        let Some(DeviceWeight(w)) = b.inner.downcast_ref() else {
+            return expect(OP, false, "the weight was packed by another backend");
+        };
+        self.check(OP, &[c], &[a, w])?;
+        self.timed(OP, || self.linear(c, a, w, s))
+    }
+
+    fn matmul(&self, c: &Tensor, a: &Tensor, b: &Tensor, s: &MatMul) -> Result<()> {
+        const OP: &str = "matmul";
+        expect(OP, s.m > 0 && s.n > 0 && s.k > 0, "a matrix is empty")?;
+        lens!(OP; c = s.m * s.n, a = s.m * s.k, b = s.n * s.k);
+        self.check(OP, &[c], &[a, b])?;
+        self.one_type(OP, &[c])?;
+        self.one_type(OP, &[a])?;
+        self.one_type(OP, &[b])?;
+        self.timed(s.layout.op(), || self.product(c, a, b, s))
+    }
+
+    fn smear(
+        &self,
+        out: &Tensor,
+        gate: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        lambda: &Tensor,
+        s: &Smear,
+    ) -> Result<()> {
+        const OP: &str = "smear";
+        expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
+        lens!(OP;
+            out = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t, w = s.channels,
+            lambda = 1
+        );
+        self.check(OP, &[out, gate], &[x, w, lambda])?;
+        self.all_are(OP, DType::F32, &[gate, w, lambda])?;
+        let dtype = self.one_type(OP, &[out, x])?;
+        let kernel = format!("smear_{}", suffix(dtype, &[s.c], &[out, x]));
+        let rows = s.b * s.t;
+        let args = args![out, gate, x, w, lambda, rows, int(s.t), int(s.c), int(s.channels)];
+        self.timed(OP, || self.launch(&kernel, warps(rows), args))
+    }
+
+    fn smear_backward(
+        &self,
+        dx: &Tensor,
+        dw: &Tensor,
+        dlambda: &Tensor,
+        dout: &Tensor,
+        x: &Tensor,
+        gate: &Tensor,
+        w: &Tensor,
+        lambda: &Tensor,
+        s: &Smear,
+    ) -> Result<()> {
+        const OP: &str = "smear_backward";
+        expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
+        lens!(OP;
+            dx = s.b * s.t * s.c, dout = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t,
+            w = s.channels, dw = s.channels, lambda = 1, dlambda = 1
+        );
+        self.check(OP, &[dx, dw, dlambda], &[dout, x, gate, w, lambda])?;
+        self.all_are(OP, DType::F32, &[dw, dlambda, gate, w, lambda])?;
+        let dtype = self.one_type(OP, &[dx, dout, x])?;
+        let rows = s.b * s.t;
+        let gates = self.work(Work::Gates, 2 * rows, DType::F32)?;
+        let (z, sg) = (gates.slice(0..rows), gates.slice(rows..2 * rows));
+        self.timed(OP, || {
+            let kernel = format!("smear_backward_{}", suffix(dtype, &[s.c], &[dx, dout, x]));
+            let (t, c, channels) = (int(s.t), int(s.c), int(s.channels));
+            let args = args![dx, &z, &sg, dout, x, gate, w, lambda, rows, t, c, channels];
+            self.launch(&kernel, warps(rows), args)?;
+            self.gate_grad(dw, &z, x, (rows, s.c), (1, s.channels))?;
+            let grid = walk(rows);
+            let n = grid.blocks[0] as usize;
+            let partial = self.partial(n, 1)?;
+            self.launch("sum_blocks", grid, args![&partial, &sg, rows])?;
+            self.add_sums(dlambda, (&partial, 0), n, 1)
+        })
+    }
+
+    fn mix(&self, out: &Tensor, x: &Tensor, y: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+        const OP: &str = "mix";
+        lens!(OP; x = out.len(), y = out.len(), a = 1, b = 1);
+        self.check(OP, &[out], &[x, y, a, b])?;
+        self.all_are(OP, DType::F32, &[a, b])?;
+        let dtype = self.one_type(OP, &[out, x, y])?;
+        let kernel = format!("mix_{}", suffix(dtype, &[out.len()], &[out, x, y]));
+        let args = args![out, x, y, a, b, out.len()];
+        self.timed(OP, || self.launch(&kernel, walk(out.len()), args))
+    }
+
+    fn mix_backward(
+        &self,
+        d: &Tensor,
+        dy: &Tensor,
+        da: &Tensor,
+        db: &Tensor,
+        x: &Tensor,
+        y: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+    ) -> Result<()> {
+        const OP: &str = "mix_backward";
+        lens!(OP; x = d.len(), y = d.len(), dy = d.len(), da = 1, db = 1, a = 1, b = 1);
+        self.check(OP, &[d, dy, da, db], &[x, y, a, b])?;
+        self.all_are(OP, DType::F32, &[da, db, a, b])?;
+        let dtype = self.one_type(OP, &[d, dy, x, y])?;
+        self.timed(OP, || {
+            let kernel = format!("mix_backward_{}", suffix(dtype, &[d.len()], &[d, dy, x, y]));
+            let grid = walk(d.len());
+            let n = grid.blocks[0] as usize;
+            let partial = self.partial(n, 2)?;
+            self.launch(&kernel, grid, args![d, dy, &partial, x, y, a, b, d.len()])?;
+            self.add_sums(da, (&partial, 0), n, 2)?;
+            self.add_sums(db, (&partial, 1), n, 2)
+        })
+    }
+
+    fn backout(&self, out: &Tensor, x: &Tensor, y: &Tensor, lambda: &Tensor) -> Result<()> {
+        const OP: &str = "backout";
+        lens!(OP; x = out.len(), y = out.len(), lambda = 1);
+        self.check(OP, &[out], &[x, y, lambda])?;
+        self.all_are(OP, DType::F32, &[lambda])?;
+        let dtype = self.one_type(OP, &[out, x, y])?;
+        let kernel = format!("backout_{}", suffix(dtype, &[out.len()], &[out, x, y]));
+        let args = args![out, x, y, lambda, out.len()];
+        self.timed(OP, || self.launch(&kernel, walk(out.len()), args))
+    }
+
+    fn backout_backward(
+        &self,
+        dy: &Tensor,
+        dlambda: &Tensor,
+        dout: &Tensor,
+        y: &Tensor,
+        lambda: &Tensor,
+    ) -> Result<()> {
+        const OP: &str = "backout_backward";
+        lens!(OP; dout = dy.len(), y = dy.len(), lambda = 1, dlambda = 1);
+        self.check(OP, &[dy, dlambda], &[dout, y, lambda])?;
+        self.all_are(OP, DType::F32, &[dlambda, lambda])?;
+        let dtype = self.one_type(OP, &[dy, dout, y])?;
+        self.timed(OP, || {
+            let kernel = format!("backout_backward_{}", suffix(dtype, &[y.len()], &[dy, dout, y]));
+            let grid = walk(y.len());
+            let n = grid.blocks[0] as usize;
+            let partial = self.partial(n, 1)?;
+            self.launch(&kernel, grid, args![dy, &partial, dout, y, lambda, y.len()])?;
+            self.add_sums(dlambda, (&partial, 0), n, 1)
+        })
+    }
+
+    fn rope_norm(
+        &self,
+        x: &Tensor,
+        rstd: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        s: &RopeNorm,
+    ) -> Result<()> {
+        const OP: &str = "rope_norm";
+        lens!(OP; x = rstd.len() * s.d, cos = sin.len());
+        self.check(OP, &[x, rstd], &[cos, sin])?;
+        self.all_are(OP, DType::F32, &[rstd, cos, sin])?;
+        expect_positions(OP, cos.len(), s, rstd.len())?;
+        let dtype = self.one_type(OP, &[x])?;
+        let (heads, t, h, d, start) = (rstd.len(), int(s.t), int(s.h), int(s.d), int(s.start));
+        let args = args![x, rstd, cos, sin, heads, t, h, d, start, s.scale, s.eps];
+        let (kernel, grid) = rope_launch("rope_norm", s, heads, dtype, &[x, cos, sin]);
+        self.timed(OP, || self.launch(&kernel, grid, args))
+    }
+
+    fn rope_norm_backward(
+        &self,
+        dx: &Tensor,
+        out: &Tensor,
+        rstd: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        s: &RopeNorm,
+    ) -> Result<()> {
+        const OP: &str = "rope_norm_backward";
+        lens!(OP; dx = rstd.len() * s.d, out = dx.len(), cos = sin.len());
+        self.check(OP, &[dx], &[out, rstd, cos, sin])?;
+        self.all_are(OP, DType::F32, &[rstd, cos, sin])?;
+        expect_positions(OP, cos.len(), s, rstd.len())?;
+        let dtype = self.one_type(OP, &[dx, out])?;
+        let (heads, t, h, d, start) = (rstd.len(), int(s.t), int(s.h), int(s.d), int(s.start));
+        let args = args![dx, out, rstd, cos, sin, heads, t, h, d, start, s.scale];
+        let (kernel, grid) =
+            rope_launch("rope_norm_backward", s, heads, dtype, &[dx, out, cos, sin]);
+        self.timed(OP, || self.launch(&kernel, grid, args))
+    }
+
+    fn value_gate(
+        &self,
+        v: &Tensor,
+        gate: &Tensor,
+        table: &Tensor,
+        ids: &Tensor,
+        y: &Tensor,
+        w: &Tensor,
+        s: &ValueGate,
+    ) -> Result<()> {
+        const OP: &str = "value_gate";
+        expect_gate(OP, s)?;
+        lens!(OP;
+            v = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
+            w = s.hkv * s.channels
+        );
+        self.check(OP, &[v, gate], &[table, ids, y, w])?;
+        self.all_are(OP, DType::F32, &[gate, table, w])?;
+        self.all_are(OP, DType::I32, &[ids])?;
+        let dtype = self.one_type(OP, &[v, y])?;
+        let kernel = format!("value_gate_{}", suffix(dtype, &[s.d], &[v, table]));
+        let (rows, vocab) = (ids.len(), int(table.len() / (s.hkv * s.d)));
+        let (c, hkv, d, channels) = (int(s.c), int(s.hkv), int(s.d), int(s.channels));
+        let args = args![v, gate, table, ids, y, w, rows, vocab, c, hkv, d, channels, s.scale];
+        self.timed(OP, || self.launch(&kernel, warps(rows * s.hkv), args))
+    }
+
+    fn value_gate_backward(
+        &self,
+        dtable: &Tensor,
+        dw: &Tensor,
+        dy: &Tensor,
+        dv: &Tensor,
+        table: &Tensor,
+        ids: &Tensor,
+        y: &Tensor,
+        w: &Tensor,
+        gate: &Tensor,
+        s: &ValueGate,
+    ) -> Result<()> {
+        const OP: &str = "value_gate_backward";
+        expect_gate(OP, s)?;
+        lens!(OP;
+            dv = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
+            dy = ids.len() * s.c, w = s.hkv * s.channels, dw = s.hkv * s.channels,
+            table = dtable.len()
+        );
+        self.check(OP, &[dtable, dw, dy], &[dv, table, ids, y, w, gate])?;
+        self.all_are(OP, DType::F32, &[dtable, dw, table, w, gate])?;
+        self.all_are(OP, DType::I32, &[ids])?;
+        let dtype = self.one_type(OP, &[dy, dv, y])?;
+        let rows = ids.len();
+        let z = self.work(Work::Gates, rows * s.hkv, DType::F32)?;
+        self.timed(OP, || {
+            let kernel = format!("value_gate_backward_{}", suffix(dtype, &[s.d], &[dv, table]));
+            let vocab = int(table.len() / (s.hkv * s.d));
+            let (c, hkv, d, channels) = (int(s.c), int(s.hkv), int(s.d), int(s.channels));
+            let args =
+                args![dy, &z, dv, table, ids, w, gate, rows, vocab, c, hkv, d, channels, s.scale];
+            self.launch(&kernel, warps(rows), args)?;
+            self.gate_grad(dw, &z, y, (rows, s.c), (s.hkv, s.channels))?;
+            self.add_rows(dtable, dv, Some(gate), ids, (s.hkv * s.d, s.d))
+        })
+    }
+
+    fn relu2(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        const OP: &str = "relu2";
+        lens!(OP; x = out.len());
+        self.check(OP, &[out, x], &[])?;
+        let dtype = self.one_type(OP, &[out, x])?;
+        let kernel = format!("relu2_{}", suffix(dtype, &[x.len()], &[out, x]));
+        self.timed(OP, || self.launch(&kernel, walk(x.len()), args![out, x, x.len()]))
+    }
+
+    fn relu2_backward(&self, d: &Tensor, r: &Tensor) -> Result<()> {
+        const OP: &str = "relu2_backward";
+        lens!(OP; r = d.len());
+        self.check(OP, &[d], &[r])?;
+        let dtype = self.one_type(OP, &[d, r])?;
+        let kernel = format!("relu2_backward_{}", suffix(dtype, &[d.len()], &[d, r]));
+        self.timed(OP, || self.launch(&kernel, walk(d.len()), args![d, r, d.len()]))
+    }
+
+    fn square(&self, out: &Tensor, r: &Tensor) -> Result<()> {
+        const OP: &str = "square";
+        lens!(OP; r = out.len());
+        self.check(OP, &[out], &[r])?;
+        let dtype = self.one_type(OP, &[out, r])?;
+        let kernel = format!("square_{}", suffix(dtype, &[r.len()], &[out, r]));
+        self.timed(OP, || self.launch(&kernel, walk(r.len()), args![out, r, r.len()]))
+    }
+
+    fn attention(
+        &self,
+        out: &Tensor,
+        lse: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        s: &Attention,
+    ) -> Result<()> {
+        const OP: &str = "attention";
+        expect_heads(OP, s.h, s.hkv)?;
+        lens!(OP;
+            out = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h,
+            k = s.b * s.t * s.hkv * s.d, v = s.b * s.t * s.hkv * s.d
+        );
+        self.check(OP, &[out, lse], &[q, k, v])?;
+        self.all_are(OP, DType::F32, &[lse])?;
+        let dtype = self.one_type(OP, &[out, q, k, v])?;
+        self.timed(OP, || self.attention_forward(dtype, out, lse, (q, k, v), s))
+    }
+
+    fn attention_backward(
+        &self,
+        dq: &Tensor,
+        dk: &Tensor,
+        dv: &Tensor,
+        dout: &Tensor,
+        out: &Tensor,
+        lse: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        s: &Attention,
+    ) -> Result<()> {
+        const OP: &str = "attention_backward";
+        expect_heads(OP, s.h, s.hkv)?;
+        lens!(OP;
+            dq = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, out = s.b * s.t * s.h * s.d,
+            dout = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h, k = s.b * s.t * s.hkv * s.d,
+            v = s.b * s.t * s.hkv * s.d, dk = s.b * s.t * s.hkv * s.d,
+            dv = s.b * s.t * s.hkv * s.d
+        );
+        self.check(OP, &[dq, dk, dv], &[dout, out, lse, q, k, v])?;
+        self.all_are(OP, DType::F32, &[lse])?;
+        let dtype = self.one_type(OP, &[dq, dk, dv, dout, out, q, k, v])?;
+        self.timed(OP, || {
+            self.attention_gradients(dtype, (dq, dk, dv), (dout, out, lse), (q, k, v), s)
+        })
+    }
+
+    fn attention_cached(
+        &self,
+        out: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        places: &Tensor,
+        s: &CachedAttention,
+    ) -> Result<()> {
+        const OP: &str = "attention_cached";
+        expect_heads(OP, s.h, s.hkv)?;
+        lens!(OP;
+            out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d, v = k.len(),
+            places = s.rows * s.place_len()
+        );
+        self.check(OP, &[out], &[q, k, v, places])?;
+        self.all_are(OP, DType::I32, &[places])?;
+        self.one_type(OP, &[out, q])?;
+        self.one_type(OP, &[k, v])?;
+        self.timed(OP, || self.attention_on_pages(out, q, (k, v), places, s))
+    }
+
+    fn cross_entropy(
+        &self,
+        losses: &Tensor,
+        logits: &Tensor,
+        targets: &Tensor,
+        v: usize,
+        cap: f32,
+    ) -> Result<()> {
+        const OP: &str = "cross_entropy";
+        expect(OP, v > 0, "rows have no tokens")?;
+        lens!(OP; targets = losses.len(), logits = losses.len() * v);
+        self.check(OP, &[losses, logits], &[targets])?;
+        self.all_are(OP, DType::F32, &[losses])?;
+        self.all_are(OP, DType::I32, &[targets])?;
+        self.one_type(OP, &[logits])?;
+        self.timed(OP, || self.loss_rows(losses, logits, targets, v, cap, None))
+    }
+
+    fn softcap(&self, x: &Tensor, cap: f32) -> Result<()> {
+        const OP: &str = "softcap";
+        self.check(OP, &[x], &[])?;
+        let dtype = self.one_type(OP, &[x])?;
+        let kernel = format!("softcap_{}", suffix(dtype, &[x.len()], &[x]));
+        self.timed(OP, || self.launch(&kernel, walk(x.len()), args![x, cap, x.len()]))
+    }
+
+    fn adamw(&self, p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, s: &AdamW) -> Result<()> {
+        const OP: &str = "adamw";
+        lens!(OP; m = p.len(), v = p.len(), g = p.len());
+        self.check(OP, &[p, m, v], &[g])?;
+        self.all_are(OP, DType::F32, &[p, m, v, g])?;
+        let c1 = 1.0 - f64::from(s.beta1).powf(s.t as f64);
+        let c2 = (1.0 - f64::from(s.beta2).powf(s.t as f64)) as f32;
+        let step = (f64::from(s.lr) / c1) as f32;
+        let (keep, take1, take2) = (1.0 - s.lr * s.wd, 1.0 - s.beta1, 1.0 - s.beta2);
+        let args = args![p, m, v, g, p.len(), keep, take1, take2, step, c2, s.eps];
+        self.timed(OP, || self.launch("adamw", walk(p.len()), args))
+    }
+
+    fn muon(
+        &self,
+        p: &Tensor,
+        buf: &Tensor,
+        second: &Tensor,
+        scratch: &Tensor,
+        g: &Tensor,
+        s: &Muon,
+    ) -> Result<()> {
+        const OP: &str = "muon";
+        expect(OP, s.m > 0 && s.n > 0, "the matrix is empty")?;
+        lens!(OP;
+            p = s.m * s.n, buf = s.m * s.n, g = s.m * s.n, second = s.second_len(),
+            scratch = s.scratch_len()
+        );
+        self.check(OP, &[p, buf, second, scratch], &[g])?;
+        self.all_are(OP, DType::F32, &[p, buf, second, scratch, g])?;
+        self.timed(OP, || self.muon_step(p, (buf, second), scratch, g, s))
+    }
+
+    fn head_loss(
+        &self,
+        losses: &Tensor,
+        grads: Option<(&Tensor, &Tensor)>,
+        scratch: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        s: &HeadLoss,
+    ) -> Result<()> {
+        const OP: &str = "head_loss";
+        expect(OP, s.c > 0 && s.v > 0, "the weight is empty")?;
+        lens!(OP; losses = s.n, targets = s.n, x = s.n * s.c);
+        // A longer scratch holds more rows at a time.
+        if scratch.len() < s.scratch_len() {
+            expect_len(OP, "scratch", scratch.len(), s.scratch_len())?;
+        }
+        if w.len() < s.v * s.c {
+            return Err(Error::Shape { op: OP, what: "w", have: w.len(), need: s.v * s.c });
+        }
+        self.all_are(OP, DType::F32, &[losses, w])?;
+        self.all_are(OP, DType::I32, &[targets])?;
+        self.one_type(OP, &[x])?;
+        self.one_type(OP, &[scratch])?;
+        match grads {
+            None => self.check(OP, &[losses, scratch], &[x, w, targets])?,
+            Some((dx, dw)) => {
+                lens!(OP; dx = s.n * s.c, dw = w.len());
+                self.check(OP, &[losses, dx, dw, scratch], &[x, w, targets])?;
+                self.one_type(OP, &[dx, x])?;
+                self.all_are(OP, DType::F32, &[dw])?;
+            }
+        }
+        self.head(losses, grads, scratch, x, w, targets, s)
+    }
+}
+
+impl Cuda {
+    /// `out = x`, rounded to bf16.
+    pub(super) fn narrow(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        let wide = suffix(DType::BF16, &[x.len()], &[out, x]) == "bf16x4";
+        let kernel = if wide { "narrow_x4" } else { "narrow_x1" };
+        self.launch(kernel, walk(x.len()), args![out, x, x.len()])
+    }
+
+    /// `out = x`, in f32.
+    pub(super) fn widen(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        let wide = suffix(DType::F32, &[x.len()], &[out, x]) == "f32x4";
+        let kernel = if wide { "widen_x4" } else { "widen_x1" };
+        self.launch(kernel, walk(x.len()), args![out, x, x.len()])
+    }
+
+    /// An operand as products read it: as it lies, or rounded to bf16 beside it.
+    fn operand(&self, x: &Tensor, purpose: Work) -> Result<Tensor> {
+        match (x.dtype(), self.dtype) {
+            (DType::F32, DType::BF16) => {
+                let narrow = self.work(purpose, x.len(), DType::BF16)?;
+                self.narrow(&narrow, x)?;
+                Ok(narrow)
+            }
+            (DType::BF16, DType::F32) => {
+                let wide = self.work(purpose, x.len(), DType::F32)?;
+                self.widen(&wide, x)?;
+                Ok(wide)
+            }
+            _ => Ok(x.clone()),
+        }
+    }
+
+    /// [`Backend::matmul`] without the checks.
+    pub(super) fn product(&self, c: &Tensor, a: &Tensor, b: &Tensor, s: &MatMul) -> Result<()> {
+        self.product_with(c, c, (a, b), s, 1.0)
+    }
+
+    /// `d = alpha a b + s.beta c`.
+    pub(super) fn product_with(
+        &self,
+        d: &Tensor,
+        c: &Tensor,
+        (a, b): (&Tensor, &Tensor),
+        s: &MatMul,
+        alpha: f32,
+    ) -> Result<()> {
+        let (a, b) = (self.operand(a, Work::A)?, self.operand(b, Work::B)?);
+        let at = |t: &Tensor| t.device().map_or(0, |(_, at)| at);
+        let matrix = |t: &Tensor| Matrix { at: at(t), dtype: t.dtype() };
+        let (d, c, a, b) = (matrix(d), at(c), matrix(&a), matrix(&b));
+        // SAFETY: the callers have checked that the tensors are as long as the shape and lie here.
+        unsafe { self.driver.product(&Product { shape: *s, alpha, c, d, a, b }) }
+    }
+
+    /// A linear layer forward with a weight in bf16: few rows by a kernel of their own.
+    fn linear(&self, c: &Tensor, a: &Tensor, w: &Tensor, s: &MatMul) -> Result<()> {
+        let types = match (a.dtype(), c.dtype()) {
+            (DType::BF16, DType::BF16) => Some("bf16_bf16"),
+            (DType::BF16, DType::F32) => Some("bf16_f32"),
+            (DType::F32, DType::F32) => Some("f32_f32"),
+            _ => None,
+        };
+        let aligned = suffix(DType::BF16, &[s.k], &[a]) == "bf16x4" && s.k.is_multiple_of(8);
+        match types {
+            Some(types) if s.m <= 8 && aligned => {
+                let most = if s.m == 1 { 1 } else { 8 };
+                let kernel = format!("linear{most}_{types}");
+                let args = args![c, a, w, int(s.m), int(s.n), int(s.k), s.beta];
+                self.launch(&kernel, warps(s.n), args)
+            }
+            _ => self.product(c, a, w, s),
+        }
+    }
+
+    /// `dw[h, i] += sum_n z[n, h] x[n, i]` for the first `channels` of `c` channels.
+    fn gate_grad(
+        &self,
+        dw: &Tensor,
+        z: &Tensor,
+        x: &Tensor,
+        (rows, c): (usize, usize),
+        (heads, channels): (usize, usize),
+    ) -> Result<()> {
+        let n = rows.div_ceil(GATE_ROWS);
+        let columns = heads * channels;
+        let partial = self.partial(n, columns)?;
+        let kernel = format!("gate_grad_{}", x.dtype().name());
+        let (c, heads, channels, each) = (int(c), int(heads), int(channels), int(GATE_ROWS));
+        let args = args![&partial, z, x, rows, c, heads, channels, each];
+        self.launch(&kernel, blocks(n, 128, 0), args)?;
+        self.add_sums(dw, (&partial, 0), n, columns)
+    }
+}

@@ -1,0 +1,241 @@
+//! The device without a GPU: the same kernels, compiled by the machine's C++ compiler and run on the
+//! CPU, one thread of a block after another.
+//!
+//! For tests: it is thousands of times slower than a GPU, and it finds what a GPU hides (shared memory
+//! that nobody wrote is not-a-number, warps run in any order).
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use super::driver::{Arg, Driver, Grid, Mark, Matrix, Product};
+use super::source;
+use crate::memory::Zeroed;
+use crate::ops::Layout;
+use crate::{DType, Error, Result};
+
+type Launch =
+    unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
+
+/// Kernels on the CPU.
+pub(super) struct Emulator {
+    launch: Launch,
+    memory: Mutex<HashMap<u64, Zeroed>>,
+    /// Keeps `launch` in memory.
+    _library: libloading::Library,
+}
+
+/// The C++ compiler: `$CXX`, else what the machine calls one.
+fn compiler() -> Option<String> {
+    let runs = |name: &String| {
+        let out = Command::new(name).arg("--version").output();
+        out.is_ok_and(|out| out.status.success())
+    };
+    let names = std::env::var("CXX").into_iter();
+    names.chain(["c++", "g++", "clang++"].map(String::from)).find(runs)
+}
+
+impl Emulator {
+    /// Compiles the kernels into `dir`, once for the same sources.
+    ///
+    /// Errors: [`Error::Device`] where there is no C++ compiler, or when it refuses the sources.
+    pub(super) fn build(dir: &Path) -> Result<Self> {
+        let bad = |detail: String| Error::Device { what: "emulated GPU", detail };
+        let library = compile(dir).map_err(bad)?;
+        // SAFETY: the library was compiled from the sources of this crate, whose initialisers only
+        // fill a table of kernels.
+        let library = unsafe { libloading::Library::new(&library) }
+            .map_err(|e| bad(format!("cannot open {}: {e}", library.display())))?;
+        // SAFETY: the function has this signature in shim.h.
+        let launch = *unsafe { library.get::<Launch>(b"nanochat_shim_launch\0") }
+            .map_err(|e| bad(e.to_string()))?;
+        Ok(Self { launch, memory: Mutex::default(), _library: library })
+    }
+}
+
+/// The shared library's path, in a folder named by what it was made of.
+fn compile(dir: &Path) -> std::result::Result<PathBuf, String> {
+    // Tests of one process come here together: the first compiles, the others wait.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = dir.join(format!("nanochat-emulator-{}", &source::fingerprint(&[])[..16]));
+    let library = dir.join("kernels.so");
+    if library.exists() {
+        return Ok(library);
+    }
+    let compiler =
+        compiler().ok_or("no C++ compiler: install one (Debian: apt-get install g++)")?;
+    let io = |e: std::io::Error| format!("{}: {e}", dir.display());
+    std::fs::create_dir_all(&dir).map_err(io)?;
+    let mut all = String::from("#include \"shim.h\"\n");
+    for (name, text) in source::texts() {
+        std::fs::write(dir.join(name), text).map_err(io)?;
+        if name.ends_with(".cu") {
+            all.push_str(&format!("#include \"{name}\"\n"));
+        }
+    }
+    std::fs::write(dir.join("all.cpp"), all).map_err(io)?;
+    // Two processes may do this at once: each its own file, then a name for the first.
+    let made = dir.join(format!("kernels-{}.so", std::process::id()));
+    let out = Command::new(&compiler)
+        .args(["-O2", "-std=c++17", "-fPIC", "-shared", "-w", "-DNANOCHAT_SHIM", "-o"])
+        .arg(&made)
+        .arg(dir.join("all.cpp"))
+        .output()
+        .map_err(|e| format!("{compiler}: {e}"))?;
+    if !out.status.success() {
+        return Err(format!("{compiler}: {}", String::from_utf8_lossy(&out.stderr)));
+    }
+    std::fs::rename(&made, &library).map_err(io)?;
+    Ok(library)
+}
+
+/// Elements of a matrix of f32 or bf16, in f32.
+///
+/// # Safety
+/// `len` elements of the matrix's type lie at its address, in memory of this process.
+unsafe fn read(m: Matrix, len: usize) -> Vec<f32> {
+    match m.dtype {
+        DType::BF16 => {
+            // SAFETY: as the function's.
+            let bits = unsafe { std::slice::from_raw_parts(m.at as *const u16, len) };
+            bits.iter().map(|x| half::bf16::from_bits(*x).to_f32()).collect()
+        }
+        // SAFETY: as the function's.
+        _ => unsafe { std::slice::from_raw_parts(m.at as *const f32, len) }.to_vec(),
+    }
+}
+
+/// Stores them, rounded to the matrix's type.
+///
+/// # Safety
+/// As [`read`]; nobody else looks at the memory.
+unsafe fn write(m: Matrix, values: &[f32]) {
+    match m.dtype {
+        DType::BF16 => {
+            // SAFETY: as the function's.
+            let to = unsafe { std::slice::from_raw_parts_mut(m.at as *mut u16, values.len()) };
+            for (to, x) in to.iter_mut().zip(values) {
+                *to = half::bf16::from_f32(*x).to_bits();
+            }
+        }
+        // SAFETY: as the function's.
+        _ => unsafe { std::slice::from_raw_parts_mut(m.at as *mut f32, values.len()) }
+            .copy_from_slice(values),
+    }
+}
+
+impl Driver for Emulator {
+    fn name(&self) -> String {
+        "emulated GPU".into()
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        Ok((8 << 30, 8 << 30))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let memory = Zeroed::new(bytes).ok_or(Error::Memory { bytes })?;
+        let at = memory.start() as u64;
+        self.memory.lock().expect("no thread fails with it").insert(at, memory);
+        Ok(at)
+    }
+
+    fn free(&self, at: u64) {
+        self.memory.lock().expect("no thread fails with it").remove(&at);
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
+        // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
+        // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
+        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    unsafe fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let name = CString::new(kernel).expect("names of kernels have no zeros");
+        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
+        // SAFETY: the caller's promise; the shim reads each argument through its pointer, in the
+        // argument's own width, from the low end of a word.
+        let status = unsafe {
+            (self.launch)(
+                name.as_ptr(),
+                grid.blocks.as_ptr(),
+                grid.threads,
+                grid.shared as usize,
+                pointers.as_mut_ptr(),
+            )
+        };
+        match status {
+            0 => Ok(()),
+            _ => Err(Error::Device { what: "emulated GPU", detail: format!("no kernel {kernel}") }),
+        }
+    }
+
+    unsafe fn product(&self, p: &Product) -> Result<()> {
+        let s = &p.shape;
+        // SAFETY: the caller's promise.
+        let (a, b) = unsafe { (read(p.a, s.m * s.k), read(p.b, s.n * s.k)) };
+        let mut d = match s.beta {
+            0.0 => vec![0.0; s.m * s.n],
+            // SAFETY: the caller's promise; C has D's type.
+            _ => unsafe { read(Matrix { at: p.c, ..p.d }, s.m * s.n) },
+        };
+        // Rows of A and columns of B side by side, so that sums run through memory.
+        let a = if s.layout == Layout::Tn { transposed(&a, s.k, s.m) } else { a };
+        let b = if s.layout == Layout::Nt { b } else { transposed(&b, s.k, s.n) };
+        for (a, d) in a.chunks_exact(s.k).zip(d.chunks_exact_mut(s.n)) {
+            for (b, d) in b.chunks_exact(s.k).zip(d) {
+                let sum: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                let old = if s.beta == 0.0 { 0.0 } else { s.beta * *d };
+                *d = old + p.alpha * sum;
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { write(p.d, &d) };
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        Ok(0)
+    }
+
+    fn seconds(&self, _from: Mark, _to: Mark) -> Result<f64> {
+        Ok(0.0)
+    }
+}
+
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    for (i, row) in x.chunks_exact(columns).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            out[j * rows + i] = *x;
+        }
+    }
+    out
+}

@@ -1,0 +1,426 @@
+//! A real GPU: the driver API, NVRTC and cuBLASLt, through cudarc's bindings.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use cudarc::cublaslt::{result as lt, sys as lt_sys};
+use cudarc::driver::result::{self as cu, DriverError};
+use cudarc::driver::sys as cu_sys;
+
+use super::driver::{Arg, Driver, Grid, Mark, Product};
+use super::libraries;
+use crate::ops::Layout;
+use crate::{DType, Error, Result};
+
+mod compile;
+
+/// Bytes that cuBLASLt may work in: what NVIDIA recommends for Hopper is 32 MiB.
+const WORKSPACE: usize = 64 << 20;
+
+/// A GPU of this machine.
+#[derive(Clone, Debug)]
+pub struct GpuInfo {
+    /// Number.
+    pub ordinal: usize,
+    /// `NVIDIA H100 80GB HBM3`
+    pub name: String,
+    /// Compute capability: (9, 0).
+    pub capability: (i32, i32),
+    /// Bytes of its memory.
+    pub bytes: usize,
+    /// Multiprocessors.
+    pub multiprocessors: i32,
+}
+
+/// The GPUs of this machine; none where there is no driver.
+///
+/// Errors: [`Error::Device`] when the driver is there and fails.
+pub fn gpus() -> Result<Vec<GpuInfo>> {
+    if libraries::libraries()[0].path.is_none() {
+        return Ok(Vec::new());
+    }
+    match cu::init() {
+        Err(DriverError(cu_sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
+        other => other.map_err(driver_error)?,
+    }
+    let count = cu::device::get_count().map_err(driver_error)?;
+    (0..count as usize).map(info).collect()
+}
+
+fn info(ordinal: usize) -> Result<GpuInfo> {
+    use cu_sys::CUdevice_attribute as A;
+    let device = cu::device::get(ordinal as i32).map_err(driver_error)?;
+    // SAFETY: the device was just given by the driver.
+    let attribute = |a| unsafe { cu::device::get_attribute(device, a) }.map_err(driver_error);
+    Ok(GpuInfo {
+        ordinal,
+        name: cu::device::get_name(device).map_err(driver_error)?,
+        capability: (
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        // SAFETY: as above.
+        bytes: unsafe { cu::device::total_mem(device) }.map_err(driver_error)?,
+        multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+    })
+}
+
+fn driver_error(e: DriverError) -> Error {
+    let text = e.error_string().map(|s| s.to_string_lossy().into_owned());
+    Error::Device { what: "GPU", detail: text.unwrap_or_else(|_| format!("{e:?}")) }
+}
+
+fn product_error(e: lt::CublasError) -> Error {
+    Error::Device { what: "cuBLASLt", detail: format!("{:?}", e.0) }
+}
+
+/// One GPU, with a stream of work.
+pub(super) struct Gpu {
+    info: GpuInfo,
+    stream: cu_sys::CUstream,
+    modules: Vec<cu_sys::CUmodule>,
+    kernels: RefCell<HashMap<String, Kernel>>,
+    handle: lt_sys::cublasLtHandle_t,
+    workspace: u64,
+    plans: RefCell<HashMap<Shape, Plan>>,
+    events: RefCell<Vec<cu_sys::CUevent>>,
+    /// Bytes of every piece of memory that is held.
+    held: RefCell<HashMap<u64, usize>>,
+    /// Small pieces that were given back, by bytes: a step of generation asks for the same ones again,
+    /// and the driver would wait for the GPU each time.
+    spare: RefCell<HashMap<usize, Vec<u64>>>,
+}
+
+/// Pieces up to this many bytes are kept when they are given back.
+const SMALL: usize = 1 << 20;
+
+#[derive(Clone, Copy)]
+struct Kernel {
+    function: cu_sys::CUfunction,
+    /// Bytes of shared memory that a launch may ask for so far.
+    shared: u32,
+}
+
+/// What a product's plan depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    layout: u8,
+    adds: bool,
+    operands: DType,
+    result: DType,
+    aligned: bool,
+}
+
+/// cuBLASLt's descriptions of a product, and the algorithm for it.
+struct Plan {
+    product: lt_sys::cublasLtMatmulDesc_t,
+    /// Of the first operand, the second, the result.
+    matrices: [lt_sys::cublasLtMatrixLayout_t; 3],
+    algorithm: lt_sys::cublasLtMatmulAlgo_t,
+}
+
+impl Gpu {
+    /// Opens the libraries and the GPU, compiles the kernels or takes them from the disk.
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        libraries::load()?;
+        let all = gpus()?;
+        let Some(info) = all.get(ordinal).cloned() else {
+            let detail = format!("there is no GPU {ordinal}: the driver shows {}", all.len());
+            return Err(Error::Device { what: "GPU", detail });
+        };
+        if info.capability < (8, 0) {
+            let (major, minor) = info.capability;
+            let detail = format!(
+                "{} has compute capability {major}.{minor}: bf16 needs 8.0 (Ampere) or later",
+                info.name
+            );
+            return Err(Error::Device { what: "GPU", detail });
+        }
+        let device = cu::device::get(ordinal as i32).map_err(driver_error)?;
+        // SAFETY: the device was given by the driver; its primary context stays for the process.
+        unsafe {
+            let context = cu::primary_ctx::retain(device).map_err(driver_error)?;
+            cu::ctx::set_current(context).map_err(driver_error)?;
+        }
+        let stream =
+            cu::stream::create(cu::stream::StreamKind::NonBlocking).map_err(driver_error)?;
+        let cubins = compile::cubins(info.capability)?;
+        let load = |cubin: &Vec<u8>| {
+            // SAFETY: a whole cubin, as the compiler gave it.
+            unsafe { cu::module::load_data(cubin.as_ptr().cast()) }.map_err(driver_error)
+        };
+        let modules = cubins.iter().map(load).collect::<Result<_>>()?;
+        let handle = lt::create_handle().map_err(product_error)?;
+        // SAFETY: freed when the GPU is closed.
+        let workspace = unsafe { cu::malloc_sync(WORKSPACE) }.map_err(driver_error)?;
+        let (kernels, plans, events, held, spare) = Default::default();
+        Ok(Self { info, stream, modules, kernels, handle, workspace, plans, events, held, spare })
+    }
+
+    fn kernel(&self, name: &str, shared: u32) -> Result<cu_sys::CUfunction> {
+        if let Some(kernel) = self.kernels.borrow().get(name)
+            && kernel.shared >= shared
+        {
+            return Ok(kernel.function);
+        }
+        let c_name = std::ffi::CString::new(name).expect("names of kernels have no zeros");
+        // SAFETY: the modules stay loaded.
+        let find =
+            |m: &cu_sys::CUmodule| unsafe { cu::module::get_function(*m, c_name.clone()) }.ok();
+        let Some(function) = self.modules.iter().find_map(find) else {
+            return Err(Error::Device { what: "GPU", detail: format!("no kernel {name}") });
+        };
+        let shared = shared.max(48 << 10);
+        if shared > 48 << 10 {
+            let a = cu_sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a loaded module.
+            unsafe { cu::function::set_function_attribute(function, a, shared as i32) }
+                .map_err(driver_error)?;
+        }
+        self.kernels.borrow_mut().insert(name.into(), Kernel { function, shared });
+        Ok(function)
+    }
+
+    fn event(&self) -> Result<cu_sys::CUevent> {
+        if let Some(event) = self.events.borrow_mut().pop() {
+            return Ok(event);
+        }
+        cu::event::create(cu_sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(driver_error)
+    }
+
+    /// Row-major `D = A B` is column-major `Dᵀ = Bᵀ Aᵀ`: B comes first.
+    fn plan(&self, key: Shape) -> Result<Plan> {
+        let Shape { m, n, k, .. } = key;
+        let (tn, nt) = (key.layout == 2, key.layout == 0);
+        let types = |dtype| match dtype {
+            DType::BF16 => lt_sys::cudaDataType::CUDA_R_16BF,
+            _ => lt_sys::cudaDataType::CUDA_R_32F,
+        };
+        let (operand, result) = (types(key.operands), types(key.result));
+        let layout = |t, rows: usize, columns: usize| {
+            let ld = rows as i64;
+            lt::create_matrix_layout(t, rows as u64, columns as u64, ld).map_err(product_error)
+        };
+        let first = if nt { layout(operand, k, n)? } else { layout(operand, n, k)? };
+        let second = if tn { layout(operand, m, k)? } else { layout(operand, k, m)? };
+        let d = layout(result, n, m)?;
+        let product = lt::create_matmul_desc(
+            lt_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            lt_sys::cudaDataType::CUDA_R_32F,
+        )
+        .map_err(product_error)?;
+        let preference = lt::create_matmul_pref().map_err(product_error)?;
+        let set = |attribute, transposed: bool| {
+            let op: i32 = if transposed { 1 } else { 0 };
+            // SAFETY: the attribute is a cublasOperation_t, 4 bytes, copied by the call.
+            unsafe { lt::set_matmul_desc_attribute(product, attribute, (&raw const op).cast(), 4) }
+                .map_err(product_error)
+        };
+        use lt_sys::cublasLtMatmulDescAttributes_t as Attribute;
+        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, nt)?;
+        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, tn)?;
+        use lt_sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+        let align = |dtype: DType| if key.aligned { 16 } else { dtype.size() as u32 };
+        let (of_operands, of_result) = (align(key.operands), align(key.result));
+        let alignments = [
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, of_operands),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, of_operands),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of_result),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, of_result),
+        ];
+        // SAFETY: the attributes are a size_t and four uint32_t, copied by the calls; the descriptions
+        // were made above.
+        let heuristic = unsafe {
+            let bytes = WORKSPACE;
+            let most = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            lt::set_matmul_pref_attribute(preference, most, (&raw const bytes).cast(), 8)
+                .map_err(product_error)?;
+            for (attribute, align) in &alignments {
+                let (attribute, value) = (*attribute, std::ptr::from_ref(align).cast());
+                lt::set_matmul_pref_attribute(preference, attribute, value, 4)
+                    .map_err(product_error)?;
+            }
+            let found = lt::get_matmul_algo_heuristic(
+                self.handle,
+                product,
+                first,
+                second,
+                d,
+                d,
+                preference,
+            );
+            lt::destroy_matmul_pref(preference).map_err(product_error)?;
+            found.map_err(|e| {
+                let detail =
+                    format!("no algorithm for {m} x {n} x {k} ({:?}): {:?}", key.operands, e.0);
+                Error::Device { what: "cuBLASLt", detail }
+            })?
+        };
+        Ok(Plan { product, matrices: [first, second, d], algorithm: heuristic.algo })
+    }
+}
+
+impl Driver for Gpu {
+    fn name(&self) -> String {
+        self.info.name.clone()
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        cu::mem_get_info().map_err(driver_error)
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let size = bytes.max(1).next_multiple_of(512);
+        let spare = self.spare.borrow_mut().get_mut(&size).and_then(Vec::pop);
+        let at = match spare {
+            // Work queued before it was given back runs before what is queued from now on.
+            Some(at) => at,
+            // SAFETY: given back by `free`, after the work that uses it (the driver waits for it).
+            None => match unsafe { cu::malloc_sync(size) } {
+                Err(DriverError(cu_sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                    return Err(Error::Memory { bytes });
+                }
+                other => other.map_err(driver_error)?,
+            },
+        };
+        self.held.borrow_mut().insert(at, size);
+        self.zero(at, size)?;
+        Ok(at)
+    }
+
+    fn free(&self, at: u64) {
+        let size = self.held.borrow_mut().remove(&at).unwrap_or(usize::MAX);
+        if size <= SMALL {
+            self.spare.borrow_mut().entry(size).or_default().push(at);
+            return;
+        }
+        // SAFETY: `at` came from `alloc` and is freed once, by its owner. What cannot be freed is lost
+        // with the process: there is nobody to tell.
+        let _ = unsafe { cu::free_sync(at) };
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: addresses are of live memory (`Tensor`). Ordinary host memory is staged before the
+        // call returns.
+        unsafe { cu::memcpy_htod_async(to, from, self.stream) }.map_err(driver_error)
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
+        // SAFETY: addresses are of live memory (`Tensor`); `to` is whole when the stream is done.
+        unsafe { cu::memcpy_dtoh_async(to, from, self.stream) }.map_err(driver_error)?;
+        self.synchronize()
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: addresses are of live memory (`Tensor`).
+        unsafe { cu::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(driver_error)
+    }
+
+    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
+        // SAFETY: addresses are of live memory (`Tensor`).
+        unsafe { cu::memset_d8_async(at, 0, bytes, self.stream) }.map_err(driver_error)
+    }
+
+    unsafe fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let function = self.kernel(kernel, grid.shared)?;
+        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
+        let [x, y, z] = grid.blocks;
+        // SAFETY: the caller's promise; arguments are copied by the call.
+        unsafe {
+            let threads = (grid.threads, 1, 1);
+            cu::launch_kernel(function, (x, y, z), threads, grid.shared, self.stream, &mut pointers)
+        }
+        .map_err(|e| match driver_error(e) {
+            Error::Device { what, detail } => {
+                Error::Device { what, detail: format!("{kernel}: {detail}") }
+            }
+            other => other,
+        })
+    }
+
+    unsafe fn product(&self, p: &Product) -> Result<()> {
+        let s = &p.shape;
+        let aligned = [p.a.at, p.b.at, p.c, p.d.at].iter().all(|at| at % 16 == 0);
+        let layout = match s.layout {
+            Layout::Nt => 0,
+            Layout::Nn => 1,
+            Layout::Tn => 2,
+        };
+        let (operands, result) = (p.a.dtype, p.d.dtype);
+        let (m, n, k, adds) = (s.m, s.n, s.k, s.beta != 0.0);
+        let key = Shape { m, n, k, layout, adds, operands, result, aligned };
+        let mut plans = self.plans.borrow_mut();
+        let plan = match plans.entry(key) {
+            std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
+            std::collections::hash_map::Entry::Vacant(slot) => slot.insert(self.plan(key)?),
+        };
+        let [first, second, d] = plan.matrices;
+        // SAFETY: the caller's promise for the matrices; the descriptions are the plan's own, the
+        // scalars are read by the call.
+        unsafe {
+            lt::matmul(
+                self.handle,
+                plan.product,
+                (&raw const p.alpha).cast(),
+                (&raw const s.beta).cast(),
+                p.b.at as *const c_void,
+                first,
+                p.a.at as *const c_void,
+                second,
+                p.c as *const c_void,
+                d,
+                p.d.at as *mut c_void,
+                d,
+                &raw const plan.algorithm,
+                self.workspace as *mut c_void,
+                WORKSPACE,
+                self.stream as lt_sys::cudaStream_t,
+            )
+        }
+        .map_err(|e| Error::Device {
+            what: "cuBLASLt",
+            detail: format!("{m} x {n} x {k} {:?}: {:?}", s.layout, e.0),
+        })
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream is this GPU's own.
+        unsafe { cu::stream::synchronize(self.stream) }.map_err(driver_error)
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        let event = self.event()?;
+        // SAFETY: event and stream are this GPU's own.
+        unsafe { cu::event::record(event, self.stream) }.map_err(driver_error)?;
+        Ok(event as Mark)
+    }
+
+    fn seconds(&self, from: Mark, to: Mark) -> Result<f64> {
+        let (from, to) = (from as cu_sys::CUevent, to as cu_sys::CUevent);
+        // SAFETY: both are events of `mark`, not yet used up.
+        let ms = unsafe {
+            cu::event::synchronize(to).map_err(driver_error)?;
+            cu::event::elapsed(from, to).map_err(driver_error)?
+        };
+        self.events.borrow_mut().extend([from, to]);
+        Ok(f64::from(ms) / 1e3)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Nothing is left running; the context and its modules go with the process.
+        let _ = self.synchronize();
+        let spare = std::mem::take(&mut *self.spare.borrow_mut());
+        for at in spare.into_values().flatten().chain([self.workspace]) {
+            // SAFETY: memory of `alloc` that was given back, and the workspace; nobody has it any more.
+            let _ = unsafe { cu::free_sync(at) };
+        }
+    }
+}

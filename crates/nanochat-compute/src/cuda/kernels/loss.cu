@@ -1,0 +1,109 @@
+// Softcap and cross entropy of rows of logits, in place. Formula: `ops/loss.rs`.
+//
+// Grid: one block a row; shared: 128 bytes. Three walks over the row (largest, sum, gradient): a row of
+// 32,768 bf16 is 64 KiB and stays in the second-level cache between them.
+#include "device.cuh"
+
+// After it the row holds softcapped logits (grad 0) or gradients times `scale` (grad 1).
+template <class T, int V> __device__ __forceinline__ void cross_entropy(
+    float* losses, T* logits, const int* targets, int vocab, float cap, int grad, float scale) {
+    SHARED
+    float* space = (float*)shared;
+    i64 row = blockIdx.x;
+    int target = targets[row];
+    T* z = logits + row * vocab;
+    if (target < 0) {
+        Floats<V> zero;
+        for (int i = 0; i < V; i++) zero.x[i] = 0.0f;
+        for (int at = threadIdx.x * V; at < vocab; at += blockDim.x * V) Access<V>::set(z + at, zero);
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        return;
+    }
+    float largest = -INFINITY, inverse = 1.0f / cap;
+    for (int at = threadIdx.x * V; at < vocab; at += blockDim.x * V) {
+        Floats<V> v = Access<V>::get(z + at);
+        for (int i = 0; i < V; i++) largest = fmaxf(largest, v.x[i]);
+    }
+    // Read before the barrier behind which the row is overwritten. A target outside the vocabulary has
+    // no logit: its loss is not a number, and is seen.
+    float hit = target < vocab ? cap * tanhf(to_float(z[target]) * inverse) : NAN;
+    largest = cap * tanhf(block_max(largest, space) * inverse);
+    float sum = 0.0f;
+    for (int at = threadIdx.x * V; at < vocab; at += blockDim.x * V) {
+        Floats<V> v = Access<V>::get(z + at);
+        for (int i = 0; i < V; i++) {
+            float s = cap * tanh_fast(v.x[i] * inverse);
+            sum += exp2_fast((s - largest) * 1.4426950408889634f);
+            v.x[i] = s;
+        }
+        if (!grad) Access<V>::set(z + at, v);
+    }
+    float lse = largest + logf(block_sum(sum, space));
+    if (threadIdx.x == 0) losses[row] = lse - hit;
+    if (!grad) return;
+    for (int at = threadIdx.x * V; at < vocab; at += blockDim.x * V) {
+        Floats<V> v = Access<V>::get(z + at);
+        for (int i = 0; i < V; i++) {
+            float t = tanh_fast(v.x[i] * inverse);
+            float p = exp2_fast((cap * t - lse) * 1.4426950408889634f);
+            if (at + i == target) p -= 1.0f;
+            v.x[i] = scale * p * (1.0f - t * t);
+        }
+        Access<V>::set(z + at, v);
+    }
+}
+
+// Gradients of a row of bf16 that fits into shared memory: read once, written once. With
+// r = 1 / (1 + e^(2 z / cap)) the softcapped logit is cap - 2 cap r, so exp(s - cap) = exp(-2 cap r), which
+// needs no largest, and the softcap's slope is 4 r (1 - r). `vocab` is a multiple of 8, cap at most 30.
+// Grid: one block a row; shared: 128 + 2 vocab bytes.
+extern "C" __global__ void __launch_bounds__(512, 3) cross_entropy_grad_held(
+    float* losses, bf16* logits, const int* targets, int vocab, float cap, float scale) {
+    SHARED
+    float* space = (float*)shared;
+    bf16* held = (bf16*)(shared + 128);
+    i64 row = blockIdx.x;
+    int target = targets[row];
+    bf16* z = logits + row * vocab;
+    if (target < 0) {
+        Eight16 zero;
+        for (int i = 0; i < 8; i++) zero.x[i] = bf16{0};
+        for (int at = threadIdx.x * 8; at < vocab; at += blockDim.x * 8) *(Eight16*)(z + at) = zero;
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        return;
+    }
+    float hit = target < vocab ? to_float(z[target]) : NAN;
+    const float LOG2E = 1.4426950408889634f;
+    float bend = 2.0f * LOG2E / cap, fall = -2.0f * cap * LOG2E, sum = 0.0f;
+    for (int at = threadIdx.x * 8; at < vocab; at += blockDim.x * 8) {
+        Eight16 v = *(const Eight16*)(z + at);
+        *(Eight16*)(held + at) = v;
+        for (int i = 0; i < 8; i++) {
+            float r = reciprocal_fast(1.0f + exp2_fast(fminf(to_float(v.x[i]) * bend, 126.0f)));
+            sum += exp2_fast(fall * r);
+        }
+    }
+    sum = block_sum(sum, space);
+    if (threadIdx.x == 0) losses[row] = cap + logf(sum) - cap * tanhf(hit / cap);
+    float share = 4.0f * scale * reciprocal_fast(sum);
+    for (int at = threadIdx.x * 8; at < vocab; at += blockDim.x * 8) {
+        Eight16 v = *(const Eight16*)(held + at);
+        for (int i = 0; i < 8; i++) {
+            float r = reciprocal_fast(1.0f + exp2_fast(fminf(to_float(v.x[i]) * bend, 126.0f)));
+            float p = share * exp2_fast(fall * r);
+            if (at + i == target) p -= 4.0f * scale;
+            v.x[i] = to_bf16(p * (r - r * r));
+        }
+        *(Eight16*)(z + at) = v;
+    }
+}
+KERNELS(cross_entropy_grad_held)
+
+#define LOSS(T, V, SUFFIX) \
+extern "C" __global__ void cross_entropy_##SUFFIX(float* losses, T* logits, const int* targets, int vocab, float cap, int grad, float scale) { cross_entropy<T, V>(losses, logits, targets, vocab, cap, grad, scale); } \
+KERNELS(cross_entropy_##SUFFIX)
+
+LOSS(float, 1, f32x1)
+LOSS(float, 4, f32x4)
+LOSS(bf16, 1, bf16x1)
+LOSS(bf16, 4, bf16x4)

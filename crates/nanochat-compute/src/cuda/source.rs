@@ -1,0 +1,77 @@
+//! The kernels' sources.
+
+use sha2::{Digest, Sha256};
+
+/// Files with kernels.
+const FILES: [(&str, &str); 8] = [
+    ("streams.cu", include_str!("kernels/streams.cu")),
+    ("rows.cu", include_str!("kernels/rows.cu")),
+    ("scatter.cu", include_str!("kernels/scatter.cu")),
+    ("loss.cu", include_str!("kernels/loss.cu")),
+    ("optim.cu", include_str!("kernels/optim.cu")),
+    ("linear.cu", include_str!("kernels/linear.cu")),
+    ("attention.cu", include_str!("kernels/attention.cu")),
+    ("attention_cached.cu", include_str!("kernels/attention_cached.cu")),
+];
+
+/// Files that others include.
+const HEADERS: [(&str, &str); 4] = [
+    ("device.cuh", include_str!("kernels/device.cuh")),
+    ("mma.cuh", include_str!("kernels/mma.cuh")),
+    ("attention_forward.cuh", include_str!("kernels/attention_forward.cuh")),
+    ("attention_plain.cuh", include_str!("kernels/attention_plain.cuh")),
+];
+
+/// What runs kernels on a CPU.
+const SHIM: (&str, &str) = ("shim.h", include_str!("shim/shim.h"));
+
+/// Options of the GPU's compiler, but for the target.
+pub(super) fn options<'a>() -> impl Iterator<Item = &'a str> {
+    let lines = include_str!("kernels/nvrtc_options.txt").lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Name and text of every file, as they lie in the repository.
+pub(super) fn texts() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.into_iter().chain(HEADERS).chain([SHIM])
+}
+
+/// Hexadecimal SHA-256 of all files and of what else makes a difference.
+pub(super) fn fingerprint(more: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for (name, text) in texts() {
+        hash.update(format!("{name} {}\n{text}", text.len()));
+    }
+    for what in options().chain(more.iter().copied()) {
+        hash.update(format!("{} {what}\n", what.len()));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Name and text of every file with kernels, the headers written out where they are included.
+pub(super) fn units() -> impl Iterator<Item = (&'static str, String)> {
+    FILES.into_iter().map(|(name, text)| {
+        let mut out = String::new();
+        include(&mut out, text, &mut Vec::new());
+        (name, out)
+    })
+}
+
+/// Appends `text`, each header at its first `#include`.
+fn include(out: &mut String, text: &str, seen: &mut Vec<&'static str>) {
+    for line in text.lines() {
+        let name = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+        match HEADERS.iter().find(|(header, _)| Some(*header) == name) {
+            None if line == "#pragma once" => {}
+            None => {
+                out.push_str(line);
+                out.push('\n');
+            }
+            Some((header, text)) if !seen.contains(header) => {
+                seen.push(header);
+                include(out, text, seen);
+            }
+            Some(_) => {}
+        }
+    }
+}
