@@ -378,7 +378,8 @@ pub fn meta(step: &Path) -> Result<Meta> {
 pub fn open(be: &dyn Backend, step: &Path) -> Result<(Nano, Meta)> {
     let meta = meta(step)?;
     let file = Reader::open(&step.join(MODEL))?;
-    match weights::map(&file, &meta.model_config) {
+    let is_host = be.own_memory().is_none();
+    match is_host.then(|| weights::map(&file, &meta.model_config)).flatten() {
         Some(model) => {
             if !stamp::holds(step) {
                 weights::check_finite(&file, &model)?;

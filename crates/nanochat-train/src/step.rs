@@ -84,7 +84,7 @@ impl Bytes {
         let head = HeadLoss { n, c, v: config.vocab_size, softcap: 0.0, grad_scale: 0.0 };
         // The widest operand of a product: the MLP's hidden rows, in the gradient of its weight.
         let workspace = be.workspace_bytes(&head, 4 * n * c);
-        let plan = StepPlan::new(config, b, t, Mode::Train);
+        let plan = StepPlan::on(be, config, b, t, Mode::Train);
         let arena = arena_bytes(&plan, &Table::new(config));
         Self { state: state_bytes(config), arena, workspace }
     }
@@ -109,7 +109,7 @@ impl<'a> Trainer<'a> {
         b: usize,
         t: usize,
     ) -> Result<Self> {
-        let plan = StepPlan::new(model.config(), b, t, Mode::Train);
+        let plan = StepPlan::on(be, model.config(), b, t, Mode::Train);
         let arena = be.alloc(arena_bytes(&plan, model.table()).div_ceil(4), DType::F32)?;
         let buffers = plan.views(&arena);
         let grads = be.alloc(model.table().len(), DType::F32)?;
@@ -136,7 +136,7 @@ impl<'a> Trainer<'a> {
     /// Buffers of an evaluation of B rows of T: in the arena, which is free between steps, or beside it
     /// where it is too small.
     pub fn eval_buffers(&self, b: usize, t: usize) -> Result<Buffers> {
-        let plan = StepPlan::new(self.model.config(), b, t, Mode::Eval);
+        let plan = StepPlan::on(self.be, self.model.config(), b, t, Mode::Eval);
         if plan.bytes() <= self.arena.bytes() {
             return Ok(plan.views(&self.arena));
         }
@@ -215,7 +215,7 @@ impl<'a> Trainer<'a> {
         if fits && !fresh {
             return Ok(false);
         }
-        let plan = StepPlan::new(self.model.config(), b, t, Mode::Train);
+        let plan = StepPlan::on(self.be, self.model.config(), b, t, Mode::Train);
         let need = arena_bytes(&plan, self.model.table()).div_ceil(4);
         if need > self.arena.len() || self.mode == StepMode::Eager {
             self.drop_arena()?;
@@ -228,7 +228,7 @@ impl<'a> Trainer<'a> {
 
     /// The old arena goes before the new one comes.
     fn drop_arena(&mut self) -> Result<()> {
-        let least = StepPlan::new(self.model.config(), 1, 1, Mode::Train);
+        let least = StepPlan::on(self.be, self.model.config(), 1, 1, Mode::Train);
         self.arena = least.layout().allocate(self.be)?;
         self.buffers = least.views(&self.arena);
         Ok(())

@@ -103,7 +103,7 @@ impl Nano {
         let s = self.attention_shape(bufs, i);
         be.attention_backward(&dq, &dk, &dv, &g.t1, o, &layer.lse, q, k, v, &s)?;
         let (q_shape, k_shape) = (self.rope_shape(bufs.t, true), self.rope_shape(bufs.t, false));
-        let (cos, sin) = self.rope.tables(bufs.t)?;
+        let (cos, sin) = self.rope.tables(be, bufs.t)?;
         be.rope_norm_backward(&dq, q, &layer.q_rstd, &cos, &sin, &q_shape)?;
         be.rope_norm_backward(&dk, k, &layer.k_rstd, &cos, &sin, &k_shape)?;
         let dy = &g.t1;

@@ -1,8 +1,8 @@
 //! Every buffer of a step, as a table with lifetimes; bytes are known before anything is allocated.
 
-use nanochat_compute::ops::HeadLoss;
+use nanochat_compute::ops::StepStyle;
 use nanochat_compute::plan::{BufferId, Layout, Plan};
-use nanochat_compute::{DType, Tensor};
+use nanochat_compute::{Backend, DType, Tensor};
 
 use crate::GptConfig;
 
@@ -145,6 +145,15 @@ impl StepPlan {
     /// The clock: 0 embedding, 1 + i layer i forward, L + 1 head, 2L + 1 - i layer i backward,
     /// 2L + 2 embedding backward.
     pub fn new(config: &GptConfig, b: usize, t: usize, mode: Mode) -> Self {
+        Self::styled(config, b, t, mode, StepStyle::default())
+    }
+
+    /// As [`StepPlan::new`], as this device likes it.
+    pub fn on(be: &dyn Backend, config: &GptConfig, b: usize, t: usize, mode: Mode) -> Self {
+        Self::styled(config, b, t, mode, be.step_style())
+    }
+
+    fn styled(config: &GptConfig, b: usize, t: usize, mode: Mode, style: StepStyle) -> Self {
         let (l, n, c, kv) = (config.n_layer, b * t, config.n_embd, config.kv_dim());
         let (h, hkv) = (config.n_head, config.n_kv_head);
         let rules = config.rules();
@@ -152,13 +161,17 @@ impl StepPlan {
         let (head, end) = (l + 1, if train { 2 * l + 2 } else { l + 1 });
         let fwd = |i: usize| 1 + i;
         let bwd = |i: usize| if train { 2 * l + 1 - i } else { 1 + i };
-        let mut plan = Plan::new();
-        let mut add = |name: String, len: usize, first: usize, last: usize| {
-            plan.add(name, len, DType::F32, first, last)
+        let plan = std::cell::RefCell::new(Plan::new());
+        let put = |name: String, len: usize, dtype: DType, first: usize, last: usize| {
+            plan.borrow_mut().add(name, len, dtype, first, last)
         };
+        // Streams are stored as the device likes; statistics of rows, and what is read as a result, in
+        // f32.
+        let add = |name: String, len, first, last| put(name, len, style.activations, first, last);
+        let exact = |name: String, len, first, last| put(name, len, DType::F32, first, last);
         let e = add("e".into(), n * c, 0, end);
-        let e_rstd = add("e_rstd".into(), n, 0, end);
-        let smear_gate = rules.smear_backout.then(|| add("smear_gate".into(), n, 0, end));
+        let e_rstd = exact("e_rstd".into(), n, 0, end);
+        let smear_gate = rules.smear_backout.then(|| exact("smear_gate".into(), n, 0, end));
         // Without smear the residual stream starts as e itself; with no lambdas it is one buffer.
         let x0 = if rules.smear_backout {
             add("x0".into(), n * c, 0, end)
@@ -172,21 +185,22 @@ impl StepPlan {
             .map(|i| {
                 let last_read = if i + 1 == l || !train { fwd(i + 1) } else { bwd(i + 1) };
                 let last_x = if i == middle { last_read.max(head) } else { last_read };
-                let mut kept = |what: &str, len| add(format!("{i}.{what}"), len, fwd(i), bwd(i));
-                let gate = config.has_value_embedding(i).then(|| kept("gate", n * hkv));
+                let kept = |what: &str, len| add(format!("{i}.{what}"), len, fwd(i), bwd(i));
+                let stat = |what: &str, len| exact(format!("{i}.{what}"), len, fwd(i), bwd(i));
+                let gate = config.has_value_embedding(i).then(|| stat("gate", n * hkv));
                 LayerIds {
                     y1: kept("y1", n * c),
-                    rstd1: kept("rstd1", n),
+                    rstd1: stat("rstd1", n),
                     q: kept("q", n * c),
-                    q_rstd: kept("q_rstd", n * h),
+                    q_rstd: stat("q_rstd", n * h),
                     k: kept("k", n * kv),
-                    k_rstd: kept("k_rstd", n * hkv),
+                    k_rstd: stat("k_rstd", n * hkv),
                     v: kept("v", n * kv),
                     gate,
                     o: kept("o", n * c),
-                    lse: kept("lse", n * h),
+                    lse: stat("lse", n * h),
                     y2: kept("y2", n * c),
-                    rstd2: kept("rstd2", n),
+                    rstd2: stat("rstd2", n),
                     r: kept("r", n * 4 * c),
                     x: if rules.lambdas {
                         add(format!("{i}.x"), n * c, fwd(i), last_x)
@@ -199,10 +213,12 @@ impl StepPlan {
             .collect();
         let xf = rules.smear_backout.then(|| add("xf".into(), n * c, head, head));
         let yf = add("yf".into(), n * c, head, head);
-        let yf_rstd = add("yf_rstd".into(), n, head, head);
-        let losses = add("losses".into(), n, head, end);
-        let loss = HeadLoss { n, c, v: config.vocab_size, softcap: 0.0, grad_scale: 0.0 };
-        let logits = add("logits".into(), loss.scratch_len(), head, head);
+        let yf_rstd = exact("yf_rstd".into(), n, head, head);
+        let losses = exact("losses".into(), n, head, end);
+        let logits_len = n.min(style.loss_rows) * config.vocab_size;
+        // Logits that become gradients are a stream; those that somebody reads are results.
+        let logits_dtype = if train { style.activations } else { DType::F32 };
+        let logits = put("logits".into(), logits_len, logits_dtype, head, head);
         let grads = train.then(|| GradIds {
             dx: add("dx".into(), n * c, head, end),
             dx0: add("dx0".into(), n * c, head, end),
@@ -210,8 +226,8 @@ impl StepPlan {
             t1: add("t1".into(), n * c, head, end),
             t4: add("t4".into(), n * 4 * c, bwd(l - 1), bwd(0)),
         });
-        let tokens = plan.add("tokens", n, DType::I32, 0, end);
-        let targets = plan.add("targets", n, DType::I32, 0, head);
+        let tokens = put("tokens".into(), n, DType::I32, 0, end);
+        let targets = put("targets".into(), n, DType::I32, 0, head);
         let ids = Ids {
             tokens,
             targets,
@@ -227,7 +243,7 @@ impl StepPlan {
             logits,
             grads,
         };
-        Self { b, t, mode, layout: plan.layout(), ids }
+        Self { b, t, mode, layout: plan.into_inner().layout(), ids }
     }
 
     /// Bytes of the arena, exactly.

@@ -152,7 +152,7 @@ impl Pool {
         Ok(())
     }
 
-    fn places(&self, len: usize, t: usize) -> Result<Places> {
+    fn places(&self, be: &dyn Backend, len: usize, t: usize) -> Result<Places> {
         let pages = (len + t).div_ceil(PAGE);
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for table in &self.tables {
@@ -164,7 +164,7 @@ impl Pool {
             };
             rows.extend((len * self.hkv..(len + t) * self.hkv).map(|i| row(i) as i32));
         }
-        let (places, rows) = (Tensor::from_i32(&places)?, Tensor::from_i32(&rows)?);
+        let (places, rows) = (be.place_i32(&places)?, be.place_i32(&rows)?);
         Ok(Places { places, pages, rows })
     }
 
@@ -247,7 +247,7 @@ impl Cache {
         for pool in &mut self.pools {
             pool.make_room(be, len, t)?;
         }
-        self.places = self.pools.iter().map(|p| p.places(len, t)).collect::<Result<_>>()?;
+        self.places = self.pools.iter().map(|p| p.places(be, len, t)).collect::<Result<_>>()?;
         Ok(())
     }
 

@@ -52,15 +52,16 @@ struct Edge {
 impl Edge {
     fn new(be: &dyn Backend, rows: usize, t: usize, c: usize) -> Result<Self> {
         let alloc = |len| be.alloc(len, DType::F32);
+        let stream = |len| be.alloc(len, be.step_style().activations);
         let at = |step: usize, first: usize| {
             let ids: Vec<i32> = (0..rows).map(|r| (r * step + first) as i32).collect();
-            Tensor::from_i32(&ids)
+            be.place_i32(&ids)
         };
         Ok(Self {
-            pair: alloc(2 * rows * c)?,
-            smeared: alloc(2 * rows * c)?,
+            pair: stream(2 * rows * c)?,
+            smeared: stream(2 * rows * c)?,
             gate: alloc(2 * rows)?,
-            row: alloc(rows * c)?,
+            row: stream(rows * c)?,
             before: at(2, 0)?,
             now: at(2, 1)?,
             firsts: at(t, 0)?,
@@ -108,7 +109,8 @@ impl<'a> NanoDecoder<'a> {
         let max_len = max_len.clamp(1, super::rope::reach(&model.config));
         let weights = PackedWeights::new(be, model, format)?;
         let cache = Cache::new(be, &model.config, dtype)?;
-        let (last, arena) = (be.alloc(model.config.n_embd, DType::F32)?, be.alloc(0, DType::F32)?);
+        let last = be.alloc(model.config.n_embd, be.step_style().activations)?;
+        let arena = be.alloc(0, DType::F32)?;
         Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
     }
 
@@ -151,7 +153,7 @@ impl<'a> NanoDecoder<'a> {
             return Ok(());
         }
         self.buffers = None;
-        let plan = StepPlan::new(&self.model.config, self.rows, t, Mode::Eval);
+        let plan = StepPlan::on(self.be, &self.model.config, self.rows, t, Mode::Eval);
         if plan.bytes() > self.arena.bytes() {
             self.arena = plan.layout().allocate(self.be)?;
         }
@@ -285,7 +287,7 @@ impl Decoder for NanoDecoder<'_> {
         }
         if n > 1 {
             let c = self.model.config.n_embd;
-            let last = self.be.alloc(n * c, DType::F32)?;
+            let last = self.be.alloc(n * c, self.last.dtype())?;
             self.be.embedding(&last, &self.last, &self.be.alloc(n, DType::I32)?, c)?;
             (self.last, self.rows) = (last, n);
             self.cache.fork(n);

@@ -79,7 +79,7 @@ impl Nano {
         let config = &self.config;
         let (n, c) = (bufs.b * bufs.t, config.n_embd);
         // Before any work: a position past the reach is an error.
-        self.rope.tables(past.start() + bufs.t)?;
+        self.rope.tables(be, past.start() + bufs.t)?;
         self.forwarded.set(self.forwarded.get() + n as u64);
         // The raw embedding is needed for a moment only: the first layer's y1 lends its place.
         let raw = &bufs.layers[0].y1;
@@ -137,7 +137,7 @@ impl Nano {
             be.value_gate(&layer.v, gate, &table, &bufs.tokens, &layer.y1, &w, &s)?;
         }
         let at = |query| RopeNorm { start: past.start(), ..self.rope_shape(bufs.t, query) };
-        let (cos, sin) = self.rope.tables(past.start() + bufs.t)?;
+        let (cos, sin) = self.rope.tables(be, past.start() + bufs.t)?;
         be.rope_norm(&layer.q, &layer.q_rstd, &cos, &sin, &at(true))?;
         be.rope_norm(&layer.k, &layer.k_rstd, &cos, &sin, &at(false))?;
         past.attend(self, be, bufs, i, layer)?;

@@ -86,7 +86,7 @@ impl<'a> Recompute<'a> {
     }
 
     fn group(&mut self, rows: &[Vec<u32>], t: usize) -> Result<Vec<f32>> {
-        let plan = StepPlan::new(&self.model.config, rows.len(), t, Mode::Eval);
+        let plan = StepPlan::on(self.be, &self.model.config, rows.len(), t, Mode::Eval);
         if plan.bytes() > self.arena.bytes() {
             // Rows get longer by one token at a time: leave room for more.
             self.arena = self.be.alloc((plan.bytes() / 4).next_power_of_two(), DType::F32)?;
@@ -97,8 +97,8 @@ impl<'a> Recompute<'a> {
         self.model.forward_body(self.be, &bufs, &self.weights)?;
         let (n, c) = (rows.len(), self.model.config.n_embd);
         let last: Vec<i32> = (1..=n).map(|r| (r * t - 1) as i32).collect();
-        let x = self.be.alloc(n * c, DType::F32)?;
-        self.be.embedding(&x, &bufs.yf, &Tensor::from_i32(&last)?, c)?;
+        let x = self.be.alloc(n * c, bufs.yf.dtype())?;
+        self.be.embedding(&x, &bufs.yf, &self.be.place_i32(&last)?, c)?;
         self.model.head(self.be, &bufs, &self.weights, &x, n)
     }
 }

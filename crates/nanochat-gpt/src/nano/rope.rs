@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
-use nanochat_compute::Tensor;
 use nanochat_compute::ops::rope_tables;
+use nanochat_compute::{Backend, Tensor};
 
 use crate::{Error, GptConfig, Result};
 
@@ -35,7 +35,7 @@ impl Rope {
     /// computes each position about twice; a position's values do not depend on how many there are.
     ///
     /// Errors: `len` is past the reach; memory that is not there.
-    pub fn tables(&self, len: usize) -> Result<(Tensor, Tensor)> {
+    pub fn tables(&self, be: &dyn Backend, len: usize) -> Result<(Tensor, Tensor)> {
         if len > self.reach {
             let detail = format!("{len} tokens in a row, the rotary tables reach {}", self.reach);
             return Err(Error::Config { field: "sequence_len", detail });
@@ -48,7 +48,7 @@ impl Rope {
         }
         let positions = len.next_power_of_two().max(FIRST).min(self.reach);
         let (cos, sin) = rope_tables(positions, self.d, self.base);
-        let made = (Tensor::from_f32(&cos)?, Tensor::from_f32(&sin)?);
+        let made = (be.place_f32(&cos)?, be.place_f32(&sin)?);
         *tables = Some(made.clone());
         Ok(made)
     }
@@ -56,6 +56,8 @@ impl Rope {
 
 #[cfg(test)]
 mod tests {
+    use nanochat_compute::reference::Reference;
+
     use super::*;
 
     #[test]
@@ -64,11 +66,11 @@ mod tests {
         let rope = Rope::new(&config);
         let (cos, sin) = rope_tables(640, 64, config.rules().rope_base);
         for len in [1, 3, 129, 128, 600, 640, 1] {
-            let (c, s) = rope.tables(len).expect("inside the reach");
+            let (c, s) = rope.tables(&Reference, len).expect("inside the reach");
             let (c, s) = (c.to_vec_f32().expect("f32"), s.to_vec_f32().expect("f32"));
             assert!(c.len() >= len * 32 && c.len() == s.len() && c.len() <= cos.len());
             assert!(c == cos[..c.len()] && s == sin[..s.len()], "{len}");
         }
-        assert!(rope.tables(641).is_err());
+        assert!(rope.tables(&Reference, 641).is_err());
     }
 }

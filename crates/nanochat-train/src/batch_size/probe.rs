@@ -117,9 +117,11 @@ impl Timings {
     }
 }
 
-fn seconds(body: impl FnOnce() -> Result<()>) -> Result<f64> {
+fn seconds(be: &dyn Backend, body: impl FnOnce() -> Result<()>) -> Result<f64> {
+    be.synchronize()?;
     let start = Instant::now();
     body()?;
+    be.synchronize()?;
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -147,9 +149,9 @@ pub fn probe(
         if tried.len() >= 2 && spent + 2.0 * tried[tried.len() - 1].first > FIRST_S {
             break;
         }
-        let plan = StepPlan::new(model.config(), b, job.t, Mode::Train);
+        let plan = StepPlan::on(be, model.config(), b, job.t, Mode::Train);
         // What the other layers of a step write between two visits of this one.
-        let others = StepPlan::new(job.config, b, job.t, Mode::Train).bytes();
+        let others = StepPlan::on(be, job.config, b, job.t, Mode::Train).bytes();
         let others = others.saturating_sub(plan.bytes()) / 4;
         // All arenas so far are about as large as this one, and the head takes what state would.
         let need = 2 * plan.bytes() + 4 * others + head.bytes();
@@ -177,7 +179,7 @@ pub fn probe(
             times.layer.push(one.run(be, &model, &grads)?);
         }
         for (stretches, time) in STRETCHES.into_iter().zip(&mut times.head) {
-            *time = head.share() * seconds(|| head.run(stretches))?;
+            *time = head.share() * seconds(be, || head.run(stretches))?;
         }
         timings.rounds.push(times);
     }
@@ -199,7 +201,7 @@ struct Tried {
 impl Tried {
     /// Seconds of forward and backward.
     fn run(&self, be: &dyn Backend, model: &Nano, grads: &Tensor) -> Result<f64> {
-        seconds(|| {
+        seconds(be, || {
             model.forward_backward(be, &self.buffers, grads, 1e-3)?;
             Ok(())
         })
@@ -213,7 +215,7 @@ fn optimizer(be: &dyn Backend, model: &Nano) -> Result<f64> {
     let scratch = be.alloc(Optimizer::scratch_len(model.table()), DType::F32)?;
     let still = Rates { lr_multiplier: 0.0, muon_momentum: 0.9, muon_weight_decay: 0.0 };
     optim.step(be, model, &grads, &scratch, &still)?;
-    seconds(|| optim.step(be, model, &grads, &scratch, &still))
+    seconds(be, || optim.step(be, model, &grads, &scratch, &still))
 }
 
 /// Output head and loss with their gradients, on numbers that do not matter and a part of the
@@ -238,8 +240,10 @@ impl<'a> Head<'a> {
         let v = vocab.div_ceil(HEAD_SHARE);
         let softcap = config.rules().softcap;
         let shape = HeadLoss { n, c, v, softcap, grad_scale: 1e-3 };
+        let style = be.step_style();
         let alloc = |len| be.alloc(len, DType::F32);
-        let (w, x) = (alloc(v * c)?, alloc(n * c)?);
+        let stream = |len| be.alloc(len, style.activations);
+        let (w, x) = (alloc(v * c)?, stream(n * c)?);
         // Any numbers do; none of them subnormal.
         be.fill(&w, 0.01)?;
         be.fill(&x, 0.5)?;
@@ -250,10 +254,10 @@ impl<'a> Head<'a> {
             w,
             dw: alloc(v * c)?,
             x,
-            dx: alloc(n * c)?,
+            dx: stream(n * c)?,
             losses: alloc(n)?,
             targets: be.alloc(n, DType::I32)?,
-            scratch: alloc(shape.scratch_len())?,
+            scratch: stream(shape.scratch_len())?,
         })
     }
 
@@ -287,7 +291,7 @@ fn tables(be: &dyn Backend, config: &GptConfig) -> Result<f64> {
     let s = AdamW { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-10, wd: 0.0, t: 1 };
     let run = || Ok(be.adamw(&p, &m, &v, &g, &s)?);
     run()?;
-    Ok(seconds(run)? * (n.total - n.transformer_matrices) as f64 / TABLE as f64)
+    Ok(seconds(be, run)? * (n.total - n.transformer_matrices) as f64 / TABLE as f64)
 }
 
 #[cfg(test)]

@@ -1,0 +1,138 @@
+//! Whole models on the CUDA kernels, emulated on the CPU: losses, gradients and decoding are those of
+//! the plain reference.
+
+mod tiny;
+
+use nanochat_compute::cpu::Precision;
+use nanochat_compute::cuda::{self, Cuda};
+use nanochat_compute::reference::Reference;
+use nanochat_compute::{Backend, DType};
+use nanochat_gpt::model::Decoder;
+use nanochat_gpt::nano::buffers::{Mode, StepPlan};
+use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::{Generation, GptConfig, Nano, RawConfig};
+use tiny::{Draws, GENERATIONS};
+
+/// The emulated device, and the GPU where there is one; said in a line, without a C++ compiler. With
+/// NANOCHAT_EMULATED=0 the GPU alone.
+fn devices(precision: Precision) -> Vec<Cuda> {
+    let mut all = Vec::new();
+    if std::env::var("NANOCHAT_EMULATED").is_ok_and(|wanted| wanted == "0") {
+        println!("skipped: the emulated device (NANOCHAT_EMULATED=0)");
+    } else {
+        match Cuda::emulated(env!("CARGO_TARGET_TMPDIR").as_ref(), precision) {
+            Ok(cuda) => all.push(cuda),
+            Err(e) if e.to_string().contains("no C++ compiler") => println!("skipped: {e}"),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    if cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) {
+        all.push(Cuda::open(0, precision).expect("the GPU that is there"));
+    }
+    all
+}
+
+/// Losses and gradients of one micro batch.
+fn step(be: &dyn Backend, model: &Nano, (b, t): (usize, usize)) -> (Vec<f32>, Vec<f32>) {
+    let plan = StepPlan::on(be, model.config(), b, t, Mode::Train);
+    let bufs = plan.views(&plan.layout().allocate(be).expect("a small arena"));
+    let ids: Vec<i32> = Draws(3).ids(b * t + 1, 90).iter().map(|&id| id as i32).collect();
+    let mut targets = ids[1..].to_vec();
+    targets[2] = -1;
+    bufs.tokens.write_i32(&ids[..b * t]).expect("B T ids");
+    bufs.targets.write_i32(&targets).expect("B T targets");
+    let grads = be.alloc(model.table().len(), DType::F32).expect("small");
+    let losses = model.forward_backward(be, &bufs, &grads, 0.01).expect("a step");
+    (losses, grads.to_vec_f32().expect("f32"))
+}
+
+/// |a - b| / |b|
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let off: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
+    let all: f64 = b.iter().map(|b| square(*b)).sum();
+    if off.is_nan() { f64::INFINITY } else { (off / all.max(1e-30)).sqrt() }
+}
+
+#[test]
+fn a_step_is_the_reference_s() {
+    for (precision, limit) in [(Precision::F32, 2e-5), (Precision::Bf16, 4e-2)] {
+        for cuda in devices(precision) {
+            for generation in GENERATIONS {
+                let config = tiny::config(generation);
+                let there = tiny::model(&cuda, config.clone(), 7);
+                let here = tiny::model(&Reference, config, 7);
+                let (losses, grads) = step(&cuda, &there, (2, 70));
+                let (want, want_grads) = step(&Reference, &here, (2, 70));
+                let what = format!("{generation:?} on {}", cuda.name());
+                let off = apart(&losses, &want);
+                assert!(off < limit, "{what}: losses are {off} off");
+                for row in there.table().rows() {
+                    let at = row.offset..row.offset + row.len();
+                    let off = apart(&grads[at.clone()], &want_grads[at]);
+                    // A scalar's gradient is a difference of large sums.
+                    let limit = if row.len() < 8 { 8.0 * limit } else { limit };
+                    assert!(off < limit, "{what}: the gradient of {} is {off} off", row.name);
+                }
+            }
+        }
+    }
+}
+
+/// Two layers with heads of 64 channels: attention on tensor cores.
+fn wide() -> GptConfig {
+    let raw = RawConfig {
+        sequence_len: 128,
+        vocab_size: 90,
+        n_layer: 2,
+        n_head: 2,
+        n_kv_head: 1,
+        n_embd: 128,
+        window_pattern: "SL".into(),
+        generation: Generation::G5,
+        ..RawConfig::default()
+    };
+    GptConfig::new(raw).expect("sizes that fit")
+}
+
+#[test]
+fn a_step_on_tensor_cores_is_near_the_reference_s() {
+    for cuda in devices(Precision::Bf16) {
+        let there = tiny::model(&cuda, wide(), 7);
+        let here = tiny::model(&Reference, wide(), 7);
+        let (losses, grads) = step(&cuda, &there, (1, 100));
+        let (want, want_grads) = step(&Reference, &here, (1, 100));
+        assert!(apart(&losses, &want) < 0.03, "losses are {} off", apart(&losses, &want));
+        let off = apart(&grads, &want_grads);
+        assert!(off < 0.06, "gradients are {off} off");
+        let again = step(&cuda, &there, (1, 100));
+        assert!(again == (losses, grads), "the same step gives other bits");
+    }
+}
+
+#[test]
+fn decoding_is_the_reference_s() {
+    for (precision, limit) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.05)] {
+        for cuda in devices(precision) {
+            for config in [tiny::config(Generation::G5), tiny::config(Generation::G1), wide()] {
+                let there = tiny::model(&cuda, config.clone(), 7);
+                let here = tiny::model(&Reference, config, 7);
+                let mut there = NanoDecoder::new(&cuda, &there, 256).expect("a small cache");
+                let mut here = NanoDecoder::new(&Reference, &here, 256).expect("a small cache");
+                let ids = Draws(5).ids(80, 90);
+                let both = |there: Vec<f32>, here: Vec<f32>| {
+                    let off = apart(&there, &here);
+                    assert!(off < limit, "{}: logits are {off} off", cuda.name());
+                };
+                both(there.prefill(&ids).expect("room"), here.prefill(&ids).expect("room"));
+                there.fork(3).expect("one row");
+                here.fork(3).expect("one row");
+                for i in 0..4 {
+                    let column = [i, 10 + i, 20 + i];
+                    let logits = there.decode(&column).expect("room");
+                    both(logits, here.decode(&column).expect("room"));
+                }
+            }
+        }
+    }
+}
