@@ -156,7 +156,7 @@ fn check_room(
     wanted: Wanted,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let room = Room::now();
+    let room = Room::of(be);
     let need = Bytes::of(be, job.config, b, job.t).total() as u64;
     if need <= room.free {
         return Ok(());
@@ -191,7 +191,7 @@ fn auto(
     if !(flags.batch_size_margin > 0.0 && flags.batch_size_margin <= 1.0) {
         bail!("--batch-size-margin {}: give a share in (0, 1]", flags.batch_size_margin);
     }
-    let room = Room::now();
+    let room = Room::of(be);
     let memory = Memory { held: room.held, free: room.free, margin: flags.batch_size_margin };
     let mut fitting = batch_size::fitting(be, job, &memory)?;
     // Another process may have taken what was free a moment ago.

@@ -2,8 +2,10 @@
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nanochat_compute::Backend;
 use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
+use nanochat_compute::cuda::{self, Cuda};
 use nanochat_compute::ops::WeightFormat;
 
 use crate::cmd;
@@ -58,13 +60,50 @@ impl Global {
         ]
     }
 
-    /// Opens the device. Errors: the machine lacks the instructions of `--simd`.
-    pub fn backend(&self) -> Result<Cpu> {
-        let precision = match self.dtype {
+    fn precision(&self) -> Precision {
+        match self.dtype {
             Dtype::Auto => Precision::Auto,
             Dtype::F32 => Precision::F32,
             Dtype::Bf16 => Precision::Bf16,
-        };
+        }
+    }
+
+    /// Opens the device. Errors: it is not there; the machine lacks the instructions of `--simd`.
+    pub fn backend(&self) -> Result<Box<dyn Backend>> {
+        match self.gpu()? {
+            Some(gpu) => Ok(Box::new(gpu)),
+            None => Ok(Box::new(self.cpu()?)),
+        }
+    }
+
+    /// The GPU where the flags choose it: always with `--device cuda`; with `auto` when there is one,
+    /// and nothing was said that only the CPU knows.
+    pub fn gpu(&self) -> Result<Option<Cuda>> {
+        match self.device {
+            Device::Cpu => Ok(None),
+            Device::Cuda => Ok(Some(Cuda::open(0, self.precision())?)),
+            Device::Auto if self.simd != SimdChoice::Auto || self.threads != 0 => Ok(None),
+            Device::Auto if !cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) => Ok(None),
+            Device::Auto => match Cuda::open(0, self.precision()) {
+                Ok(gpu) => Ok(Some(gpu)),
+                Err(e) => {
+                    eprintln!("warning: there is a GPU, but the CPU is used: {e}");
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    /// Threads of the CPU that the flags give.
+    pub fn threads_given(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        if self.threads == 0 { all() } else { self.threads }
+    }
+
+    /// Opens the CPU, whatever the device: for what only it can do. Errors: the machine lacks the
+    /// instructions of `--simd`.
+    pub fn cpu(&self) -> Result<Cpu> {
+        let precision = self.precision();
         let Some(simd) = self.simd.family() else {
             return Ok(Cpu::open(self.threads, precision));
         };
@@ -83,6 +122,8 @@ pub enum Device {
     Auto,
     /// The CPU.
     Cpu,
+    /// The first NVIDIA GPU (CUDA_VISIBLE_DEVICES says which ones there are).
+    Cuda,
 }
 
 /// Families of kernels.
@@ -181,6 +222,8 @@ pub enum Command {
     Report(cmd::report::ReportCommand),
     /// Turn a Hugging Face folder or upstream's safetensors into a checkpoint.
     Import(cmd::import::ImportArgs),
+    /// Say what this machine offers: CPU, memory, GPUs and their libraries.
+    Doctor,
     /// Look at checkpoints: list, verify, prune.
     #[command(subcommand)]
     Checkpoint(cmd::checkpoint::CheckpointCommand),

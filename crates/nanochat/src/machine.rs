@@ -33,12 +33,12 @@ fn kib(text: &str) -> Option<u64> {
 impl Machine {
     /// This machine, with the device that the flags choose.
     pub fn here(global: &Global) -> Result<Self> {
-        let cpu = global.backend()?;
+        let be = global.backend()?;
         let (name, memory_bytes) = device();
         Ok(Self {
             cpu: name,
-            backend: nanochat_compute::Backend::name(&cpu),
-            threads: cpu.threads(),
+            backend: be.name(),
+            threads: global.threads_given(),
             memory_bytes,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         })

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nanochat_compute::Backend;
 use serde::Serialize;
 
 /// What may be had beside what is held, and who says so.
@@ -24,6 +25,16 @@ impl Room {
     /// Of this process, now.
     pub fn now() -> Self {
         Self::under(Path::new("/"))
+    }
+
+    /// Of a device: its own memory where it has some, else this process's.
+    pub fn of(be: &dyn Backend) -> Self {
+        match be.own_memory() {
+            Some((free, all)) => {
+                Self { held: (all - free) as u64, free: free as u64, by: "the GPU", is_hard: true }
+            }
+            None => Self::now(),
+        }
     }
 
     fn under(root: &Path) -> Self {

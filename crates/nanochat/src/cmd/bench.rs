@@ -2,6 +2,7 @@
 
 mod batch_size;
 mod child;
+mod gpu;
 pub mod infer;
 pub mod model;
 mod ops;
@@ -41,6 +42,16 @@ pub enum BenchCommand {
     Start(StartBench),
     /// The four optimizations on this machine, in minutes.
     Quick(QuickBench),
+    /// What the GPU can do at most, and what share of it each kernel reaches.
+    Gpu(GpuBench),
+}
+
+/// Flags of `bench gpu`.
+#[derive(Args, Clone, Debug)]
+pub struct GpuBench {
+    /// Every kernel once at small sizes: for a checker that slows everything down.
+    #[arg(long)]
+    pub small: bool,
 }
 
 /// Flags of `bench train`.
@@ -96,6 +107,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::Sft(args) => sft::run(args, global),
         BenchCommand::Start(args) => start::run(args, global),
         BenchCommand::Quick(args) => quick::run(args, global),
+        BenchCommand::Gpu(args) => gpu::run(args, global),
     }
 }
 
@@ -118,7 +130,7 @@ fn tokenizer(args: &TokenizerBench, global: &Global) -> Result<()> {
         bytes += docs[i % n].len();
         docs.push(docs[i % n].clone());
     }
-    let threads = global.backend()?.threads();
+    let threads = global.threads_given();
     let report = nanochat_tokenizer::bench::run(&docs, args.vocab_size, threads)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())

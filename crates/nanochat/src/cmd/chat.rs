@@ -139,10 +139,11 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
     let (run, models) = args.find()?;
     let tokenizer = run.tokenizer()?;
     let be = global.backend()?;
-    let (model, meta) = open_model(&be, &models, args.step, &tokenizer)?;
+    let be = &*be;
+    let (model, meta) = open_model(be, &models, args.step, &tokenizer)?;
     let context = model.config().sequence_len;
     let mut chat = Chat {
-        decoder: NanoDecoder::with_weights(&be, &model, context, args.weights.format())?,
+        decoder: NanoDecoder::with_weights(be, &model, context, args.weights.format())?,
         session: Session::new(tokenizer, args.system.clone()),
         options: ChatOptions {
             sample,

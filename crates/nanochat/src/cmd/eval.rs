@@ -218,9 +218,10 @@ fn with_run(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, RunDir)> {
 }
 
 fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
-    let cpu = global.backend()?;
+    let be = global.backend()?;
+    let be = &*be;
     let start = Instant::now();
-    let (model, run) = with_run(&cpu, &args.model)?;
+    let (model, run) = with_run(be, &args.model)?;
     let tokenizer = run.tokenizer()?;
     let set = if args.data.is_empty() {
         let starter = Starter::new(global.seed);
@@ -230,14 +231,14 @@ fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
         Dataset::open(&args.data, &Policy::default())?
     };
     let (b, t) = (args.device_batch_size, model.config().sequence_len);
-    let plan = StepPlan::new(model.config(), b, t, Mode::Eval);
-    let arena = plan.layout().allocate(&cpu)?;
+    let plan = StepPlan::on(be, model.config(), b, t, Mode::Eval);
+    let arena = plan.layout().allocate(be)?;
     let buffers = plan.views(&arena);
     let mut batches = Loader::new(&set, tokenizer.clone(), LoaderConfig::new(b, t))?;
     let n = (args.split_tokens / (b * t)).max(1);
     let bytes = tokenizer.token_bytes();
-    let packed = args.model.packed(&cpu, &model)?;
-    let losses = |buffers: &Buffers| losses(&cpu, &model, buffers, packed.as_ref());
+    let packed = args.model.packed(be, &model)?;
+    let losses = |buffers: &Buffers| losses(be, &model, buffers, packed.as_ref());
     let sum = bpb::evaluate_by(losses, &buffers, &mut batches, n, &bytes)?;
     println!("val bpb: {:.6} over {} tokens, {} bytes", sum.bpb(), sum.tokens, sum.bytes);
     let seconds = start.elapsed().as_secs_f64();
@@ -249,13 +250,14 @@ fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
 }
 
 fn eval_held_out(args: &HeldOutArgs, global: &Global) -> Result<()> {
-    let cpu = global.backend()?;
+    let be = global.backend()?;
+    let be = &*be;
     let start = Instant::now();
-    let (model, run) = with_run(&cpu, &args.model)?;
+    let (model, run) = with_run(be, &args.model)?;
     let tokenizer = run.tokenizer()?;
     let starter = Starter::new(global.seed);
     let (limit, format) = (2 * model.config().sequence_len, args.model.weights.format());
-    let mut decoder = NanoDecoder::with_weights(&cpu, &model, limit, format)?;
+    let mut decoder = NanoDecoder::with_weights(be, &model, limit, format)?;
     let (mut scores, mut counts) = (Map::new(), Map::new());
     for kind in TestKind::ALL {
         let items = starter.test(kind, args.max_problems);
@@ -288,9 +290,10 @@ fn eval_tokens(args: &TokensArgs, global: &Global) -> Result<()> {
         .with_context(|| format!("{} is not a JSON list of lists of ids", args.ids.display()))?;
     // Parity is the point: f32 also where bf16 would be faster.
     let dtype = if global.dtype == Dtype::Auto { Dtype::F32 } else { global.dtype };
-    let cpu = Global { dtype, ..global.clone() }.backend()?;
-    let (model, _) = open_model(&cpu, &args.model)?;
-    let packed = args.model.packed(&cpu, &model)?;
+    let be = Global { dtype, ..global.clone() }.backend()?;
+    let be = &*be;
+    let (model, _) = open_model(be, &args.model)?;
+    let packed = args.model.packed(be, &model)?;
     let v = model.config().vocab_size;
     let (mut all, mut argmax) = (Vec::new(), Vec::new());
     for (i, ids) in lists.iter().enumerate() {
@@ -301,18 +304,18 @@ fn eval_tokens(args: &TokensArgs, global: &Global) -> Result<()> {
             bail!("list {i}: id {bad} is outside the vocabulary of {v}");
         }
         let t = ids.len() - 1;
-        let plan = StepPlan::new(model.config(), 1, t, Mode::Eval);
-        let arena = plan.layout().allocate(&cpu)?;
+        let plan = StepPlan::on(be, model.config(), 1, t, Mode::Eval);
+        let arena = plan.layout().allocate(be)?;
         let buffers = plan.views(&arena);
         buffers.tokens.write_i32(&ids[..t])?;
         buffers.targets.write_i32(&ids[1..])?;
-        all.push(losses(&cpu, &model, &buffers, packed.as_ref())?);
+        all.push(losses(be, &model, &buffers, packed.as_ref())?);
         let mut best = Vec::with_capacity(t);
         for first in (0..t).step_by(nanochat_compute::ops::LOSS_ROWS) {
             let rows = first..(first + nanochat_compute::ops::LOSS_ROWS).min(t);
             let logits = match &packed {
-                Some(weights) => model.logits_with(&cpu, &buffers, rows, weights)?,
-                None => model.logits(&cpu, &buffers, rows)?,
+                Some(weights) => model.logits_with(be, &buffers, rows, weights)?,
+                None => model.logits(be, &buffers, rows)?,
             };
             best.extend(logits.chunks_exact(v).map(largest));
         }
@@ -334,14 +337,15 @@ fn largest(row: &[f32]) -> usize {
 }
 
 fn eval_sample(args: &SampleArgs, global: &Global) -> Result<()> {
-    let cpu = global.backend()?;
-    let (model, run) = with_run(&cpu, &args.model)?;
+    let be = global.backend()?;
+    let be = &*be;
+    let (model, run) = with_run(be, &args.model)?;
     let tokenizer = run.tokenizer()?;
     let mut ids = vec![tokenizer.bos()];
     ids.extend(tokenizer.encode(&args.prompt));
     let limit = ids.len().saturating_add(args.max_tokens).max(model.config().sequence_len);
     let (kv_cache, weights) = (args.kv_cache == Switch::On, args.model.weights);
-    let mut decoder = pipeline::decoder(&cpu, &model, limit, kv_cache, weights)?;
+    let mut decoder = pipeline::decoder(be, &model, limit, kv_cache, weights)?;
     let sample = SampleOptions::new(args.temperature, None, global.seed)?;
     let options = GenerateOptions {
         n: args.num_samples,

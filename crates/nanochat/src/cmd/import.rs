@@ -58,7 +58,7 @@ pub fn run(args: &ImportArgs, global: &Global) -> Result<()> {
         );
     }
     let tokenizer = args.tokenizer.as_deref().map(open_tokenizer).transpose()?;
-    let model = nanochat_gpt::import::import(&global.backend()?, &args.src, args.generation)?;
+    let model = nanochat_gpt::import::import(&*global.backend()?, &args.src, args.generation)?;
     let config = model.config();
     if let Some(tokenizer) = &tokenizer {
         let (have, want) = (tokenizer.vocab_size(), config.vocab_size);

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod checkpoint;
 pub mod data;
+pub mod doctor;
 pub mod eval;
 pub mod import;
 pub mod report;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args, &global),
         Command::Report(command) => report::run(&command, &global),
         Command::Import(args) => import::run(&args, &global),
+        Command::Doctor => doctor::run(&global),
         Command::Checkpoint(command) => checkpoint::run(&command, &global),
     }
 }

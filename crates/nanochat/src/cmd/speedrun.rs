@@ -137,15 +137,16 @@ struct Pipeline<'a> {
 pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
     let plan = Plan::new(args, global);
     let recipe = Recipe::new(&plan.ask)?;
-    let cpu = global.backend()?;
+    let be = global.backend()?;
+    let be = &*be;
     if args.dry_run {
-        return dry_run(&cpu, &plan, &recipe);
+        return dry_run(be, &plan, &recipe);
     }
     let run = open_run(args, &plan)?;
     let state = run.read_json(STATE)?.unwrap_or_default();
-    let eager = if plan.baseline { Some(Eager::new(global.backend()?)) } else { None };
+    let eager = if plan.baseline { Some(Eager::new(global.cpu()?)) } else { None };
     let (ask, resume) = (plan.ask.clone(), args.resume);
-    let mut pipeline = Pipeline { be: &cpu, eager, plan, ask, recipe, run, state, resume };
+    let mut pipeline = Pipeline { be, eager, plan, ask, recipe, run, state, resume };
     pipeline.record(global)?;
     pipeline.go(global)
 }

@@ -72,13 +72,13 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     };
     let data = corpus.split()?;
     let cadence = args.cadence.over(Cadence::default());
-    let cpu = global.backend()?;
+    let be = global.backend()?;
     let (t, rows) = (recipe.config.sequence_len, recipe.total_batch_size / ask.max_seq_len);
     let job = Job { config: &recipe.config, t, rows };
     let resumed = batch::resumed(&run.join("base"), args.resume)?;
     let wanted = Wanted::of(ask.device_batch_size, resumed, &args.batch, 32);
     let mut screen = Screen::open_log(&run)?;
-    let (b, choice) = batch::settle(&cpu, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
+    let (b, choice) = batch::settle(&*be, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
     drop(screen);
     let recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..ask })?;
     run.write_json(
@@ -94,7 +94,7 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
         seed: global.seed,
         eval_tokens_given: args.cadence.eval_tokens.is_some(),
     };
-    let outcome = pipeline::train_base(&cpu, &run, &tokenizer, &recipe, &cadence, &data, options)?;
+    let outcome = pipeline::train_base(&*be, &run, &tokenizer, &recipe, &cadence, &data, options)?;
     let mut optimizations = Optimizations::default();
     optimizations.batch("base", wanted, b, choice.as_ref());
     finish(&run, "base", &optimizations, &outcome, start, global)
@@ -122,15 +122,11 @@ fn sft(args: &SftArgs, global: &Global) -> Result<()> {
     let mut screen = Screen::open_log(&run)?;
     let data = talks.split(&mut screen)?;
     let packing = args.packing();
-    let cpu = global.backend()?;
-    let eager;
-    let be: &dyn Backend = match packing.step {
-        StepMode::Compiled => &cpu,
-        StepMode::Eager => {
-            eager = Eager::new(cpu);
-            &eager
-        }
+    let be: Box<dyn Backend> = match packing.step {
+        StepMode::Compiled => global.backend()?,
+        StepMode::Eager => Box::new(Eager::new(global.cpu()?)),
     };
+    let be = &*be;
     let job = Job { config: &sizes.config, t: sizes.t, rows: sizes.rows };
     let resumed = batch::resumed(&run.join("sft"), args.resume)?;
     let wanted = match (args.device_batch_size, resumed) {

@@ -57,6 +57,7 @@ struct Measured {
 pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
     args.batch.expect_on()?;
     let be = global.backend()?;
+    let be = &*be;
     let config = args.model.config()?;
     let t = args.model.max_seq_len;
     let total = if args.total_batch_size == 0 { 32 * t } else { args.total_batch_size };
@@ -66,15 +67,15 @@ pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
     );
     let job = Job { config: &config, t, rows: total / t };
     let (b, choice) =
-        batch::settle(&be, &job, Wanted::Auto, &args.batch, &mut |line| println!("{line}"))?;
+        batch::settle(be, &job, Wanted::Auto, &args.batch, &mut |line| println!("{line}"))?;
     let choice = choice.expect("an automatic choice says how it was made");
     let room = Room::now();
-    let planned = |b| Bytes::of(&be, &config, b, t).total() as u64;
+    let planned = |b| Bytes::of(be, &config, b, t).total() as u64;
     let batches: Vec<usize> = match args.sweep {
         false => vec![b],
         true => candidates(job.rows).into_iter().filter(|b| planned(*b) <= room.free).collect(),
     };
-    let swept = sweep(&be, &job, &batches, args.rounds.max(1))?;
+    let swept = sweep(be, &job, &batches, args.rounds.max(1))?;
     let shares = swept.shares();
     let chosen = batches.iter().position(|one| *one == b).unwrap_or(0);
     let mut all = Vec::new();

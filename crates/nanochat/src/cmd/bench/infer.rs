@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use nanochat_compute::Backend;
 use nanochat_compute::cpu::peak;
+use nanochat_compute::{Backend, DType};
 use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::count::ParamCount;
 use nanochat_gpt::nano::decode::NanoDecoder;
@@ -192,6 +192,10 @@ impl Job<'_> {
         decoder.fork(n)?;
         let all = columns.len() - 1;
         let (mut steps, mut stride, mut next) = (Vec::new(), 1, 0);
+        // A GPU keeps activations in bf16 and sums them in another order with a cache: of logits that
+        // are all but equal the other one may be the largest.
+        let (mut others, mut ids) = (0, 0);
+        let share = if self.be.own_memory().is_some() { 0.05 } else { 0.0 };
         for (i, column) in columns[..all].iter().enumerate() {
             if i < next {
                 decoder.remember(column)?;
@@ -200,9 +204,11 @@ impl Job<'_> {
             let step = Instant::now();
             let found = likeliest(&decoder.decode(column)?, n);
             steps.push(step.elapsed().as_secs_f64());
+            others += found.iter().zip(&columns[i + 1]).filter(|(a, b)| a != b).count();
+            ids += n;
             ensure!(
-                found == columns[i + 1],
-                "{n} rows, token {}: without a cache the likeliest ids are others",
+                others as f64 <= share * ids.max(20) as f64,
+                "{n} rows, token {}: without a cache {others} of {ids} likeliest ids are others",
                 self.prompt + i
             );
             // The first step says how many there is time for.
@@ -263,6 +269,20 @@ pub fn random_model(be: &dyn Backend, config: GptConfig, seed: u64) -> Result<Na
 /// Bytes that the speed of reading is measured with at most.
 const MOST_READ: usize = 256 << 20;
 
+/// Bytes read and written a second when the device copies its memory.
+fn copy_bandwidth(be: &dyn Backend) -> Result<f64> {
+    let len = MOST_READ / 4;
+    let (to, from) = (be.alloc(len, DType::F32)?, be.alloc(len, DType::F32)?);
+    be.copy(&to, &from)?;
+    be.synchronize()?;
+    let (start, times) = (Instant::now(), 10);
+    for _ in 0..times {
+        be.copy(&to, &from)?;
+    }
+    be.synchronize()?;
+    Ok((2 * times * to.bytes()) as f64 / start.elapsed().as_secs_f64())
+}
+
 /// Columns of [`row`]. `read` is the share of the memory's reading speed, `limit` the tokens a second at
 /// all of it.
 const HEADER: &str = "batch weights    cache tok/s     none tok/s   ratio  first ms   step ms, p50 p95   \
@@ -294,13 +314,19 @@ fn row(with: &Cell, without: &Cell, ratio: f64, new_tokens: usize) -> String {
 pub fn run(args: &InferBench, global: &Global) -> Result<()> {
     ensure!(args.new_tokens >= 2, "--new-tokens {}: at least 2", args.new_tokens);
     ensure!(!args.batch_sizes.contains(&0) && !args.prompts.contains(&0), "0 is no size");
-    let cpu = global.backend()?;
-    let be: &dyn Backend = &cpu;
+    let be = global.backend()?;
+    let be = &*be;
     let longest = args.prompts.iter().max().copied().unwrap_or(1) + args.new_tokens;
     let model =
         ModelFlags { max_seq_len: args.model.max_seq_len.max(longest), ..args.model.clone() };
     let model = random_model(be, model.config()?, global.seed)?;
-    let read_speed = |bytes: usize| peak::read_bandwidth(cpu.threads(), bytes.min(MOST_READ));
+    let threads = global.threads_given();
+    let gpu = be.own_memory().is_some();
+    let read_speed = |bytes: usize| match gpu {
+        // Of a GPU: what copying reads and writes a second.
+        true => copy_bandwidth(be).unwrap_or(f64::NAN),
+        false => peak::read_bandwidth(threads, bytes.min(MOST_READ)),
+    };
     let read = read_speed(MOST_READ);
     println!(
         "{}: {}, {} parameters; memory reads {:.1} GB/s",

@@ -48,7 +48,7 @@ fn median(runs: usize, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
 
 /// Runs the command.
 pub fn run(args: &OpsBench, global: &Global) -> Result<()> {
-    let cpu = global.backend()?;
+    let cpu = global.cpu()?;
     let be: &dyn Backend = &cpu;
     let time = Duration::from_millis(300);
     let kernels = cpu.kernels();

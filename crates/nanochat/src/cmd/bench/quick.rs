@@ -59,7 +59,7 @@ const SFT_VOCAB: usize = 4096;
 pub fn run(args: &QuickBench, global: &Global) -> Result<()> {
     args.batch.expect_on()?;
     let start = Instant::now();
-    let (cpu, eager) = (global.backend()?, Eager::new(global.backend()?));
+    let (cpu, eager) = (global.cpu()?, Eager::new(global.cpu()?));
     let be: &dyn Backend = &cpu;
     let machine = Machine::here(global)?;
     let config = args.model.config()?;

@@ -252,7 +252,7 @@ pub fn run(args: &SftBench, global: &Global) -> Result<()> {
         args.rows,
         args.device_batch_size
     );
-    let (cpu, eager) = (global.backend()?, Eager::new(global.backend()?));
+    let (cpu, eager) = (global.cpu()?, Eager::new(global.cpu()?));
     let tokenizer = args.tokenizer.as_ref();
     let talk = Talk::open(&args.data, tokenizer, args.model.vocab_size, global.seed)?;
     let config = config(&args.model, talk.tokenizer.vocab_size())?;

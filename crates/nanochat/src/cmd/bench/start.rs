@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use nanochat_compute::Backend;
 use nanochat_engine::{ChatOptions, Event, Session};
 use nanochat_gpt::checkpoint;
 use nanochat_gpt::nano::count::ParamCount;
@@ -161,7 +160,7 @@ fn inside(run: &RunDir, prompt: &str, global: &Global) -> Result<(Vec<(&'static 
     let (models, find) = timed(|| anyhow::Ok(run.model_dir(None)))?;
     let (tokenizer, tokens) = timed(|| run.tokenizer())?;
     let (be, device) = timed(|| global.backend())?;
-    let be: &dyn Backend = &be;
+    let be = &*be;
     let ((step, _), check) = timed(|| checkpoint::latest_once(&models))?;
     let ((model, _), open) = timed(|| checkpoint::open(be, &step))?;
     let context = model.config().sequence_len;

@@ -59,10 +59,43 @@ impl Batches for RandomTokens {
     }
 }
 
+/// Operations a second that the device could do at most: a CPU's is measured, a GPU's is that of dense
+/// bf16 in its data sheet, as upstream counts.
+fn peak_flops(be: &dyn Backend, global: &Global) -> Result<f64> {
+    if be.own_memory().is_some() {
+        return Ok(gpu_peak(&be.name()).unwrap_or(f64::NAN));
+    }
+    let cpu = global.cpu()?;
+    let arithmetic = if cpu.is_bf16() { Arithmetic::Bf16 } else { Arithmetic::F32 };
+    let time = Duration::from_millis(300);
+    Ok(peak::flops(&cpu.kernels(), arithmetic, cpu.threads(), time).unwrap_or(f64::NAN))
+}
+
+/// Bytes in use: of the GPU's memory now, of the process at most.
+pub fn memory_in_use(be: &dyn Backend) -> u64 {
+    be.own_memory().map_or_else(machine::peak_rss_bytes, |(free, all)| (all - free) as u64)
+}
+
+/// Dense bf16 operations a second by the data sheets of common GPUs.
+pub fn gpu_peak(name: &str) -> Option<f64> {
+    let sheets = [
+        ("H100 PCIe", 756e12),
+        ("H100 NVL", 835e12),
+        ("H100", 989e12),
+        ("H200", 989e12),
+        ("B200", 2.25e15),
+        ("A100", 312e12),
+        ("L40S", 362e12),
+        ("RTX 4090", 165.2e12),
+        ("RTX 5090", 209.5e12),
+    ];
+    sheets.iter().find(|(model, _)| name.contains(model)).map(|(_, flops)| *flops)
+}
+
 /// Runs the command.
 pub fn run(args: &TrainBench, global: &Global) -> Result<()> {
-    let cpu = global.backend()?;
-    let be: &dyn Backend = &cpu;
+    let be = global.backend()?;
+    let be = &*be;
     let config = args.model.config()?;
     let (b, t) = (args.device_batch_size, args.model.max_seq_len);
     let micro = b * t;
@@ -104,12 +137,9 @@ pub fn run(args: &TrainBench, global: &Global) -> Result<()> {
     }
     ms.sort_by(f64::total_cmp);
     let step_ms = ms[ms.len() / 2];
-    let arithmetic = if cpu.is_bf16() { Arithmetic::Bf16 } else { Arithmetic::F32 };
-    let kernels = cpu.kernels();
-    let time = Duration::from_millis(300);
-    let peak = peak::flops(&kernels, arithmetic, cpu.threads(), time).unwrap_or(f64::NAN);
+    let peak = peak_flops(be, global)?;
     let tokens_per_sec = total as f64 / step_ms * 1e3;
-    let (planned, rss) = (trainer.bytes(), machine::peak_rss_bytes());
+    let (planned, rss) = (trainer.bytes(), memory_in_use(be));
     let planned = planned.total();
     let sum: f64 = breakdown.iter().map(|(_, s)| s * 1e3).sum();
     for (op, s) in &breakdown {

@@ -41,8 +41,8 @@ fn largest_that_fits(be: &dyn Backend, job: &Job<'_>, memory: &Memory) -> Result
 
 /// Checks the automatic choice, or the other way in its place.
 pub fn check(global: &Global, is_out: bool) -> Finding {
-    let cpu = global.backend()?;
-    let be: &dyn Backend = &cpu;
+    let be = global.backend()?;
+    let be = &*be;
     let config = GptConfig::from_depth(4, 64, 64, T, 8192, "L")?;
     let job = Job { config: &config, t: T, rows: ROWS };
     let chooser: Chooser = if is_out { largest_that_fits } else { automatic };

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use nanochat_compute::Backend;
 use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::nano::recompute::Recompute;
@@ -34,8 +33,8 @@ fn generate(model: &Nano, decoder: &mut dyn Decoder) -> Result<(Vec<Vec<u32>>, u
 
 /// Checks the cache, or decoding without one in its place.
 pub fn check(global: &Global, is_out: bool) -> Finding {
-    let cpu = global.backend()?;
-    let be: &dyn Backend = &cpu;
+    let be = global.backend()?;
+    let be = &*be;
     // Windows of 128 and 256: both slide.
     let config = GptConfig::from_depth(4, 32, 32, 256, 512, "SSSL")?;
     let model = random_model(be, config, 5)?;

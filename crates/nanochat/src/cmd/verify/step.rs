@@ -32,11 +32,11 @@ fn run(global: &Global, talk: &Talk, (step, batching): Way) -> Result<Ran> {
     let (cpu, eager);
     let be: &dyn Backend = match step {
         StepMode::Compiled => {
-            cpu = global.backend()?;
+            cpu = global.cpu()?;
             &cpu
         }
         StepMode::Eager => {
-            eager = Eager::new(global.backend()?);
+            eager = Eager::new(global.cpu()?);
             &eager
         }
     };
