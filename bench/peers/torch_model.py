@@ -6,7 +6,9 @@ fixtures/gen5. Rotary tables and activations are in `dtype`; matrices are f32 an
 product, as upstream does, until `cast_once`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +47,15 @@ class Config:
     def has_value_embedding(self, layer: int) -> bool:
         return layer % 2 == (self.n_layer - 1) % 2
 
+    def train_flops_per_token(self) -> int:
+        """Upstream's account: 6 a weight of a product, and attention over whole windows."""
+        c, kv_dim, h = self.n_embd, self.n_kv_head * self.head_dim, self.n_kv_head
+        gates = sum(VE_GATE_CHANNELS * h for i in range(self.n_layer) if self.has_value_embedding(i))
+        layer = 2 * c * c + 2 * c * kv_dim + 8 * c * c
+        weights = self.n_layer * layer + gates + SMEAR_CHANNELS + self.padded_vocab * c
+        seen = sum(min(self.window(i), self.sequence_len) for i in range(self.n_layer))
+        return 6 * weights + 12 * c * seen
+
     def window(self, layer: int) -> int:
         """Earlier keys that a query of this layer sees, beside its own."""
         letter = self.window_pattern[layer % len(self.window_pattern)]
@@ -55,12 +66,28 @@ class Config:
 class Cache:
     """Keys and values of all layers, (B, H, T, D) each, and the last embedding before the smear."""
 
-    def __init__(self, config: Config, rows: int, length: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: Config, rows: int, length: int, dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
         shape = (rows, config.n_kv_head, length, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype) for _ in range(config.n_layer)]
-        self.values = [torch.empty(shape, dtype=dtype) for _ in range(config.n_layer)]
+        empty = partial(torch.empty, shape, dtype=dtype, device=device)
+        self.keys = [empty() for _ in range(config.n_layer)]
+        self.values = [empty() for _ in range(config.n_layer)]
         self.position = 0
         self.previous: Tensor | None = None
+
+    def rope(self, cos: Tensor, sin: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """The rotary tables of the next `t` positions."""
+        start = self.position
+        return cos[:, start : start + t], sin[:, start : start + t]
+
+    def mask(self, layer: int) -> Tensor | None:
+        """Which of the keys that `put` gives back are seen; none: all up to the query's own."""
+        return None
+
+    def remember(self, last: Tensor) -> None:
+        """Keeps the last embedding (B, 1, C) before the smear."""
+        self.previous = last
 
     def put(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores new keys and values at the position; all up to there come back."""
@@ -71,7 +98,8 @@ class Cache:
 
     def fork(self, config: Config, rows: int, length: int) -> "Cache":
         """One row's cache becomes `rows` rows of `length` positions."""
-        wide = Cache(config, rows, length, self.keys[0].dtype)
+        first = self.keys[0]
+        wide = Cache(config, rows, length, first.dtype, first.device)
         for layer in range(config.n_layer):
             wide.put(layer, self.keys[layer], self.values[layer])
         wide.position = self.position
@@ -105,6 +133,8 @@ class Attention(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
+        # What attends in a layer with a short window, in place of a mask: (q, k, v) to the result.
+        self.windowed: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         kv_dim = config.n_kv_head * config.head_dim
         self.c_q = Linear(config.n_embd, config.n_embd)
         self.c_k = Linear(config.n_embd, kv_dim)
@@ -126,18 +156,22 @@ class Attention(nn.Module):
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         if cache is not None:
             k, v = cache.put(self.layer, k, v)
-        mask = self.window_mask(t) if cache is None else None
-        out = F.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=mask is None and t > 1, enable_gqa=q.size(1) != k.size(1)
-        )
+        if cache is None and self.windowed is not None:
+            out = self.windowed(q, k, v)
+        else:
+            mask = self.window_mask(t, q.device) if cache is None else cache.mask(self.layer)
+            out = F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=mask is None and t > 1, enable_gqa=q.size(1) != k.size(1)
+            )
         return self.c_proj(out.transpose(1, 2).reshape(b, t, -1))
 
-    def window_mask(self, t: int) -> Tensor | None:
+    def window_mask(self, t: int, device: torch.device) -> Tensor | None:
         """(T, T), true where a query sees a key; none where that is just causal."""
         window = self.config.window(self.layer)
         if window >= t - 1:
             return None
-        back = torch.arange(t).unsqueeze(1) - torch.arange(t)
+        at = torch.arange(t, device=device)
+        back = at.unsqueeze(1) - at
         return (back >= 0) & (back <= window)
 
 
@@ -216,8 +250,8 @@ class Gpt(nn.Module):
 
     def hidden(self, ids: Tensor, cache: Cache | None) -> Tensor:
         """(B, T) to (B, T, C): everything before the head."""
-        start, t = cache.position if cache else 0, ids.size(1)
-        rope = self.cos[:, start : start + t], self.sin[:, start : start + t]
+        t = ids.size(1)
+        rope = cache.rope(self.cos, self.sin, t) if cache else (self.cos[:, :t], self.sin[:, :t])
         x = self.smear(norm(self.transformer["wte"](ids).to(self.dtype)), cache)
         x0, kept = x, x
         for i, block in enumerate(self.transformer["h"]):
@@ -236,12 +270,14 @@ class Gpt(nn.Module):
         if cache is not None:
             if cache.previous is not None and x.size(1) == 1:
                 before, first = cache.previous, x[:, :0]
-            cache.previous = x[:, -1:]
         rest = x[:, first.size(1) :]
         gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(
             self.smear_gate(rest[..., :SMEAR_CHANNELS])
         )
-        return torch.cat((first, rest + gate * before), dim=1)
+        smeared = torch.cat((first, rest + gate * before), dim=1)
+        if cache is not None:
+            cache.remember(x[:, -1:])
+        return smeared
 
 
 def rotary_tables(config: Config) -> tuple[Tensor, Tensor]:

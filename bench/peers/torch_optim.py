@@ -9,6 +9,7 @@ six steps of both against fixtures/recipe. Sources: arXiv 2505.16932, 2510.05491
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -97,19 +98,21 @@ class Optimizer:
         self.buffers = [muon_state(group) for group in self.stacks]
         wrap: Callable = torch.compile(dynamic=False) if compiled else lambda f: f
         self.adamw, self.muon = wrap(adamw), wrap(muon)
-        self.t = 0
+        # On the device, so that no step waits for a copy.
+        scalar = partial(torch.tensor, dtype=torch.float32, device=self.singles[0].device)
+        self.t, self.lr, self.wd = scalar(0.0), scalar(1e-3), scalar(0.01)
+        self.betas, self.mu = scalar([0.8, 0.95]), scalar(0.9)
 
     @torch.no_grad()
     def step(self) -> None:
         """One step at small fixed rates; gradients are dropped afterwards."""
         self.t += 1
-        t, lr, wd = torch.tensor(float(self.t)), torch.tensor(1e-3), torch.tensor(0.01)
-        betas, mu = torch.tensor([0.8, 0.95]), torch.tensor(0.9)
+        lr, wd = self.lr, self.wd
         for p, (m, v) in zip(self.singles, self.moments):
-            self.adamw(p, p.grad, m, v, t, lr, betas, wd)
+            self.adamw(p, p.grad, m, v, self.t, lr, self.betas, wd)
         for group, (buf, second) in zip(self.stacks, self.buffers):
             p, g = torch.stack(group), torch.stack([p.grad for p in group])
-            self.muon(p, g, buf, second, lr, mu, wd, self.dtype)
+            self.muon(p, g, buf, second, lr, self.mu, wd, self.dtype)
             torch._foreach_copy_(group, list(p.unbind()))
         for p in (*self.singles, *(p for group in self.stacks for p in group)):
             p.grad = None
@@ -119,4 +122,5 @@ def muon_state(group: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Momentum (K, m, n) and second moment of a stack of K matrices, zero."""
     m, n = group[0].shape
     second = (len(group), m, 1) if m >= n else (len(group), 1, n)
-    return torch.zeros(len(group), m, n), torch.zeros(second)
+    zeros = partial(torch.zeros, device=group[0].device)
+    return zeros(len(group), m, n), zeros(second)
