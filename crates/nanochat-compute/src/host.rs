@@ -78,6 +78,10 @@ impl<K: HostKernels> Backend for K {
         HostKernels::cache_dtype(self)
     }
 
+    fn remakes_hidden(&self) -> bool {
+        HostKernels::remakes_hidden(self)
+    }
+
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor> {
         Tensor::zeros(len, dtype)
     }

@@ -35,6 +35,10 @@ pub trait HostKernels {
         let _ = (head, operand);
         0
     }
+    /// See [`crate::Backend::remakes_hidden`].
+    fn remakes_hidden(&self) -> bool {
+        false
+    }
     /// See [`crate::Backend::cache_dtype`].
     fn cache_dtype(&self) -> DType {
         DType::F32

@@ -64,6 +64,11 @@ pub trait Backend {
     fn cache_dtype(&self) -> DType {
         DType::F32
     }
+    /// True where a product costs less than keeping what it makes: training then makes the hidden rows
+    /// of the MLP again in the backward.
+    fn remakes_hidden(&self) -> bool {
+        false
+    }
     /// New zeroed memory on the device.
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor>;
     /// `x[i] = value`.
