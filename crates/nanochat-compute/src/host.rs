@@ -62,6 +62,10 @@ impl<K: HostKernels> Backend for K {
         HostKernels::cache_dtype(self)
     }
 
+    fn remakes_hidden(&self) -> bool {
+        HostKernels::remakes_hidden(self)
+    }
+
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor> {
         Tensor::zeros(len, dtype)
     }
@@ -429,6 +433,23 @@ impl<K: HostKernels> Backend for K {
         let ([d], [r]) = borrow(OP, [d], [r])?;
         f32s!(OP; d, r);
         timed(self, OP, || HostKernels::relu2_backward(self, d, r));
+        Ok(())
+    }
+
+    fn relu2_in_place(&self, x: &Tensor) -> Result<()> {
+        const OP: &str = "relu2_in_place";
+        let ([x], []) = borrow(OP, [x], [])?;
+        f32s!(OP; x);
+        timed(self, OP, || HostKernels::relu2_in_place(self, x));
+        Ok(())
+    }
+
+    fn relu2_in_place_backward(&self, d: &Tensor, a: &Tensor) -> Result<()> {
+        const OP: &str = "relu2_in_place_backward";
+        lens!(OP; a = d.len());
+        let ([d], [a]) = borrow(OP, [d], [a])?;
+        f32s!(OP; d, a);
+        timed(self, OP, || HostKernels::relu2_in_place_backward(self, d, a));
         Ok(())
     }
 

@@ -35,6 +35,10 @@ pub trait HostKernels {
         let _ = (head, operand);
         0
     }
+    /// See [`crate::Backend::remakes_hidden`].
+    fn remakes_hidden(&self) -> bool {
+        false
+    }
     /// See [`crate::Backend::cache_dtype`].
     fn cache_dtype(&self) -> DType {
         DType::F32
@@ -182,6 +186,12 @@ pub trait HostKernels {
     }
     fn relu2_backward(&self, d: &mut [f32], r: &[f32]) {
         ops::relu2::relu2_backward(d, r);
+    }
+    fn relu2_in_place(&self, x: &mut [f32]) {
+        ops::relu2::relu2_in_place(x);
+    }
+    fn relu2_in_place_backward(&self, d: &mut [f32], a: &[f32]) {
+        ops::relu2::relu2_in_place_backward(d, a);
     }
     fn square(&self, out: &mut [f32], r: &[f32]) {
         ops::relu2::square(out, r);

@@ -84,7 +84,7 @@ impl Bytes {
         let head = HeadLoss { n, c, v: config.vocab_size, softcap: 0.0, grad_scale: 0.0 };
         // The widest operand of a product: the MLP's hidden rows, in the gradient of its weight.
         let workspace = be.workspace_bytes(&head, 4 * n * c);
-        let plan = StepPlan::on(be, config, b, t, Mode::Train);
+        let plan = StepPlan::on(be, config, b, t, Mode::train(be));
         let arena = arena_bytes(&plan, &Table::new(config));
         Self { state: state_bytes(config), arena, workspace }
     }
@@ -109,7 +109,7 @@ impl<'a> Trainer<'a> {
         b: usize,
         t: usize,
     ) -> Result<Self> {
-        let plan = StepPlan::on(be, model.config(), b, t, Mode::Train);
+        let plan = StepPlan::on(be, model.config(), b, t, Mode::train(be));
         let arena = be.alloc(arena_bytes(&plan, model.table()).div_ceil(4), DType::F32)?;
         let buffers = plan.views(&arena);
         let grads = be.alloc(model.table().len(), DType::F32)?;
@@ -215,7 +215,7 @@ impl<'a> Trainer<'a> {
         if fits && !fresh {
             return Ok(false);
         }
-        let plan = StepPlan::on(self.be, self.model.config(), b, t, Mode::Train);
+        let plan = StepPlan::on(self.be, self.model.config(), b, t, Mode::train(self.be));
         let need = arena_bytes(&plan, self.model.table()).div_ceil(4);
         if need > self.arena.len() || self.mode == StepMode::Eager {
             self.drop_arena()?;
@@ -228,7 +228,7 @@ impl<'a> Trainer<'a> {
 
     /// The old arena goes before the new one comes.
     fn drop_arena(&mut self) -> Result<()> {
-        let least = StepPlan::on(self.be, self.model.config(), 1, 1, Mode::Train);
+        let least = StepPlan::on(self.be, self.model.config(), 1, 1, Mode::train(self.be));
         self.arena = least.layout().allocate(self.be)?;
         self.buffers = least.views(&self.arena);
         Ok(())

@@ -149,6 +149,10 @@ impl HostKernels for Cpu {
         let products = gemm::workspace_bytes(self.threads(), operand);
         loss::PackedHead::bytes_for(self, head) + products
     }
+    /// Tile registers multiply faster than memory delivers; other units do not.
+    fn remakes_hidden(&self) -> bool {
+        self.simd() == Simd::Amx && self.is_bf16()
+    }
     fn cache_dtype(&self) -> DType {
         if self.is_bf16() { DType::BF16 } else { DType::F32 }
     }

@@ -67,7 +67,9 @@ impl Backend for Cuda {
 
     fn step_style(&self) -> StepStyle {
         match self.dtype {
-            DType::BF16 => StepStyle { activations: DType::BF16, loss_rows: 8192 },
+            DType::BF16 => {
+                StepStyle { activations: DType::BF16, loss_rows: 8192, keeps_square: true }
+            }
             _ => StepStyle::default(),
         }
     }
@@ -502,6 +504,23 @@ impl Backend for Cuda {
         let dtype = self.one_type(OP, &[d, r])?;
         let kernel = format!("relu2_backward_{}", suffix(dtype, &[d.len()], &[d, r]));
         self.timed(OP, || self.launch(&kernel, walk(d.len()), args![d, r, d.len()]))
+    }
+
+    fn relu2_in_place(&self, x: &Tensor) -> Result<()> {
+        const OP: &str = "relu2_in_place";
+        self.check(OP, &[x], &[])?;
+        let dtype = self.one_type(OP, &[x])?;
+        let kernel = format!("relu2_in_place_{}", suffix(dtype, &[x.len()], &[x]));
+        self.timed(OP, || self.launch(&kernel, walk(x.len()), args![x, x.len()]))
+    }
+
+    fn relu2_in_place_backward(&self, d: &Tensor, a: &Tensor) -> Result<()> {
+        const OP: &str = "relu2_in_place_backward";
+        lens!(OP; a = d.len());
+        self.check(OP, &[d], &[a])?;
+        let dtype = self.one_type(OP, &[d, a])?;
+        let kernel = format!("relu2_in_place_backward_{}", suffix(dtype, &[d.len()], &[d, a]));
+        self.timed(OP, || self.launch(&kernel, walk(d.len()), args![d, a, d.len()]))
     }
 
     fn square(&self, out: &Tensor, r: &Tensor) -> Result<()> {

@@ -44,11 +44,13 @@ pub struct StepStyle {
     pub activations: DType,
     /// Rows whose logits are held at once.
     pub loss_rows: usize,
+    /// Keeps r squared in the place of r = max(x, 0): one pass less over the widest stream.
+    pub keeps_square: bool,
 }
 
 impl Default for StepStyle {
     fn default() -> Self {
-        Self { activations: DType::F32, loss_rows: LOSS_ROWS }
+        Self { activations: DType::F32, loss_rows: LOSS_ROWS, keeps_square: false }
     }
 }
 
@@ -90,6 +92,11 @@ pub trait Backend {
     /// attention rounds them to it before it multiplies them.
     fn cache_dtype(&self) -> DType {
         DType::F32
+    }
+    /// True where a product costs less than keeping what it makes: training then makes the hidden rows
+    /// of the MLP again in the backward.
+    fn remakes_hidden(&self) -> bool {
+        false
     }
     /// New zeroed memory on the device.
     fn alloc(&self, len: usize, dtype: DType) -> Result<Tensor>;
@@ -249,6 +256,10 @@ pub trait Backend {
     fn relu2(&self, out: &Tensor, x: &Tensor) -> Result<()>;
     /// See [`relu2::relu2_backward`].
     fn relu2_backward(&self, d: &Tensor, r: &Tensor) -> Result<()>;
+    /// See [`relu2::relu2_in_place`].
+    fn relu2_in_place(&self, x: &Tensor) -> Result<()>;
+    /// See [`relu2::relu2_in_place_backward`].
+    fn relu2_in_place_backward(&self, d: &Tensor, a: &Tensor) -> Result<()>;
     /// See [`relu2::square`].
     fn square(&self, out: &Tensor, r: &Tensor) -> Result<()>;
     /// See [`attention::attention`].

@@ -112,6 +112,18 @@ fn relu2(all: &mut Vec<Case>, len: usize) {
             .run(|be, [d, r]| be.relu2_backward(d, r)),
     );
     all.push(
+        case("relu2_in_place", len)
+            .any_length("x", random(len, 8), 1)
+            .run(|be, [x]| be.relu2_in_place(x)),
+    );
+    let squares = r().iter().map(|r| r * r).collect();
+    all.push(
+        case("relu2_in_place_backward", len)
+            .change("d", random(len, 9), 1)
+            .read("squares", squares)
+            .run(|be, [d, a]| be.relu2_in_place_backward(d, a)),
+    );
+    all.push(
         case("square", len)
             .overwrite("out", len, 1)
             .read("r", r())

@@ -4,7 +4,7 @@ use nanochat_compute::ops::MatMul;
 use nanochat_compute::{Backend, Tensor};
 
 use super::Nano;
-use super::buffers::{Buffers, GradBuffers, LayerBuffers};
+use super::buffers::{BackBuffers, Buffers, GradBuffers, LayerBuffers, MlpRows};
 use super::forward::NoPast;
 use super::table::Role;
 use crate::Result;
@@ -67,17 +67,41 @@ impl Nano {
         layer: &LayerBuffers,
     ) -> Result<()> {
         let (n, c) = (bufs.b * bufs.t, self.config.n_embd);
-        let dw = |role| self.table.view(grads, role);
-        be.square(&g.t4, &layer.r)?;
-        let down = dw(Role::MlpProj(i));
-        be.matmul(&down, &g.dx, &g.t4, &MatMul::weight_grad(n, 4 * c, c))?;
-        let proj = self.param(Role::MlpProj(i));
-        be.matmul(&g.t4, &g.dx, &proj, &MatMul::input_grad(n, 4 * c, c))?;
-        be.relu2_backward(&g.t4, &layer.r)?;
-        be.matmul(&dw(Role::Fc(i)), &g.t4, &layer.y2, &MatMul::weight_grad(n, c, 4 * c))?;
-        let fc = self.param(Role::Fc(i));
-        be.matmul(&g.t1, &g.t4, &fc, &MatMul::input_grad(n, c, 4 * c))?;
-        Ok(be.norm_backward(&g.dx, &g.t1, &layer.y2, &layer.rstd2, c, 1.0)?)
+        let (fc, dfc) = (self.param(Role::Fc(i)), self.table.view(grads, Role::Fc(i)));
+        let (proj, dproj) =
+            (self.param(Role::MlpProj(i)), self.table.view(grads, Role::MlpProj(i)));
+        let back = back(layer);
+        for rows in MlpRows::all(n, bufs.mlp_rows) {
+            let (m, dx, y2) = (rows.len(), rows.of(c, &g.dx), rows.of(c, &layer.y2));
+            let (t1, t4) = (rows.of(c, &g.t1), back.t4.slice(0..m * 4 * c));
+            let r = match &back.r {
+                None => {
+                    let r = rows.of(4 * c, &layer.r);
+                    if !bufs.keeps_square {
+                        be.square(&t4, &r)?;
+                    }
+                    r
+                }
+                Some(r) => {
+                    let r = r.slice(0..m * 4 * c);
+                    be.matmul(&r, &y2, &fc, &MatMul::forward(m, c, 4 * c))?;
+                    be.relu2(&t4, &r)?;
+                    r
+                }
+            };
+            let squares = if bufs.keeps_square { &r } else { &t4 };
+            be.matmul(&dproj, &dx, squares, &MatMul::weight_grad(m, 4 * c, c))?;
+            be.matmul(&t4, &dx, &proj, &MatMul::input_grad(m, 4 * c, c))?;
+            match bufs.keeps_square {
+                true => be.relu2_in_place_backward(&t4, &r)?,
+                false => be.relu2_backward(&t4, &r)?,
+            }
+            be.matmul(&dfc, &t4, &y2, &MatMul::weight_grad(m, c, 4 * c))?;
+            be.matmul(&t1, &t4, &fc, &MatMul::input_grad(m, c, 4 * c))?;
+            let rstd = rows.of(1, &layer.rstd2);
+            be.norm_backward(&dx, &t1, &y2, &rstd, c, 1.0)?;
+        }
+        Ok(())
     }
 
     fn backward_attention(
@@ -95,33 +119,30 @@ impl Nano {
         be.matmul(&dw(Role::AttnProj(i)), &g.dx, &layer.o, &square)?;
         let proj = self.param(Role::AttnProj(i));
         be.matmul(&g.t1, &g.dx, &proj, &MatMul::input_grad(n, c, c))?;
-        // The MLP is done: its (N, 4C) buffer holds dq, dk and dv.
-        let dq = g.t4.slice(0..n * c);
-        let dk = g.t4.slice(n * c..n * (c + kv));
-        let dv = g.t4.slice(n * (c + kv)..n * (c + 2 * kv));
+        let BackBuffers { dq, dk, dv, .. } = back(layer);
         let (q, k, v, o) = (&layer.q, &layer.k, &layer.v, &layer.o);
         let s = self.attention_shape(bufs, i);
-        be.attention_backward(&dq, &dk, &dv, &g.t1, o, &layer.lse, q, k, v, &s)?;
+        be.attention_backward(dq, dk, dv, &g.t1, o, &layer.lse, q, k, v, &s)?;
         let (q_shape, k_shape) = (self.rope_shape(bufs.t, true), self.rope_shape(bufs.t, false));
         let (cos, sin) = self.rope.tables(be, bufs.t)?;
-        be.rope_norm_backward(&dq, q, &layer.q_rstd, &cos, &sin, &q_shape)?;
-        be.rope_norm_backward(&dk, k, &layer.k_rstd, &cos, &sin, &k_shape)?;
+        be.rope_norm_backward(dq, q, &layer.q_rstd, &cos, &sin, &q_shape)?;
+        be.rope_norm_backward(dk, k, &layer.k_rstd, &cos, &sin, &k_shape)?;
         let dy = &g.t1;
-        be.matmul(dy, &dq, &self.param(Role::Q(i)), &MatMul::input_grad(n, c, c))?;
+        be.matmul(dy, dq, &self.param(Role::Q(i)), &MatMul::input_grad(n, c, c))?;
         let more = MatMul::input_grad(n, c, kv).add();
-        be.matmul(dy, &dk, &self.param(Role::K(i)), &more)?;
-        be.matmul(dy, &dv, &self.param(Role::V(i)), &more)?;
+        be.matmul(dy, dk, &self.param(Role::K(i)), &more)?;
+        be.matmul(dy, dv, &self.param(Role::V(i)), &more)?;
         if let Some(gate) = &layer.gate {
             let (table, w) = (self.param(Role::ValueEmbed(i)), self.param(Role::VeGate(i)));
             let (dtable, dgate) = (dw(Role::ValueEmbed(i)), dw(Role::VeGate(i)));
             let (ids, y) = (&bufs.tokens, &layer.y1);
             let s = self.gate_shape();
-            be.value_gate_backward(&dtable, &dgate, dy, &dv, &table, ids, y, &w, gate, &s)?;
+            be.value_gate_backward(&dtable, &dgate, dy, dv, &table, ids, y, &w, gate, &s)?;
         }
         let narrow = MatMul::weight_grad(n, c, kv);
-        be.matmul(&dw(Role::Q(i)), &dq, &layer.y1, &square)?;
-        be.matmul(&dw(Role::K(i)), &dk, &layer.y1, &narrow)?;
-        be.matmul(&dw(Role::V(i)), &dv, &layer.y1, &narrow)?;
+        be.matmul(&dw(Role::Q(i)), dq, &layer.y1, &square)?;
+        be.matmul(&dw(Role::K(i)), dk, &layer.y1, &narrow)?;
+        be.matmul(&dw(Role::V(i)), dv, &layer.y1, &narrow)?;
         Ok(be.norm_backward(&g.dx, dy, &layer.y1, &layer.rstd1, c, 1.0)?)
     }
 
@@ -148,4 +169,8 @@ impl Nano {
         be.norm_backward(raw, de, &bufs.e, &bufs.e_rstd, c, 0.0)?;
         Ok(be.embedding_backward(&dw(Role::Wte), raw, &bufs.tokens, c)?)
     }
+}
+
+fn back(layer: &LayerBuffers) -> &BackBuffers {
+    layer.back.as_ref().expect("the plan was made for training")
 }

@@ -1,5 +1,7 @@
 //! Every buffer of a step, as a table with lifetimes; bytes are known before anything is allocated.
 
+use std::ops::Range;
+
 use nanochat_compute::ops::StepStyle;
 use nanochat_compute::plan::{BufferId, Layout, Plan};
 use nanochat_compute::{Backend, DType, Tensor};
@@ -11,8 +13,22 @@ use crate::GptConfig;
 pub enum Mode {
     /// Forward and backward: activations are kept.
     Train,
+    /// The same but for the MLP's hidden rows, (N, 4C) a layer: the backward makes them again, from the
+    /// same operands and so with the same bits, [`MLP_ROWS`] at a time.
+    TrainLean,
     /// Forward only: a layer's activations are dropped after it.
     Eval,
+}
+
+/// Rows of the MLP that are alive together in [`Mode::TrainLean`]: enough that packing the weights for
+/// them is a small part of multiplying, few enough that they come from a cache.
+pub const MLP_ROWS: usize = 4096;
+
+impl Mode {
+    /// Training on a device, the way that is best there.
+    pub fn train(be: &dyn Backend) -> Self {
+        if be.remakes_hidden() { Mode::TrainLean } else { Mode::Train }
+    }
 }
 
 /// Names of a layer's kept activations.
@@ -33,6 +49,16 @@ struct LayerIds {
     rstd2: BufferId,
     r: BufferId,
     a: BufferId,
+    back: Option<BackIds>,
+}
+
+/// Names of what only the backward of a layer writes.
+struct BackIds {
+    r: Option<BufferId>,
+    t4: BufferId,
+    dq: BufferId,
+    dk: BufferId,
+    dv: BufferId,
 }
 
 /// A planned step for a fixed (B, T).
@@ -43,6 +69,8 @@ pub struct StepPlan {
     pub t: usize,
     /// What it is for.
     pub mode: Mode,
+    mlp_rows: usize,
+    keeps_square: bool,
     layout: Layout,
     ids: Ids,
 }
@@ -68,7 +96,6 @@ struct GradIds {
     dx0: BufferId,
     dxb: Option<BufferId>,
     t1: BufferId,
-    t4: BufferId,
 }
 
 /// A layer's activations, as views of the arena.
@@ -95,10 +122,25 @@ pub(crate) struct LayerBuffers {
     /// (N, C) normalised input of the MLP
     pub y2: Tensor,
     pub rstd2: Tensor,
-    /// (N, 4C) max(c_fc y2, 0)
+    /// (N, 4C) max(c_fc y2, 0); in [`Mode::TrainLean`] (rows, 4C), only within the layer
     pub r: Tensor,
-    /// (N, 4C) r squared, only within the layer
+    /// (rows, 4C) r squared, only within the layer
     pub a: Tensor,
+    pub back: Option<BackBuffers>,
+}
+
+/// What only the backward of a layer writes, as views of the arena.
+pub(crate) struct BackBuffers {
+    /// (rows, 4C) r made again, where it is not kept
+    pub r: Option<Tensor>,
+    /// (rows, 4C) r squared, then the gradient of what r was made of
+    pub t4: Tensor,
+    /// (N, H, D)
+    pub dq: Tensor,
+    /// (N, Hkv, D)
+    pub dk: Tensor,
+    /// (N, Hkv, D)
+    pub dv: Tensor,
 }
 
 /// Gradients of activations.
@@ -111,8 +153,37 @@ pub(crate) struct GradBuffers {
     pub dxb: Option<Tensor>,
     /// (N, C)
     pub t1: Tensor,
-    /// (N, 4C)
-    pub t4: Tensor,
+}
+
+/// Rows that go through the MLP together.
+pub(crate) struct MlpRows {
+    rows: Range<usize>,
+}
+
+impl MlpRows {
+    /// All N of them, `most` at a time.
+    pub fn all(n: usize, most: usize) -> impl Iterator<Item = Self> {
+        (0..n).step_by(most.max(1)).map(move |first| Self { rows: first..n.min(first + most) })
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// These rows of x, (N, width).
+    pub fn of(&self, width: usize, x: &Tensor) -> Tensor {
+        x.slice(self.rows.start * width..self.rows.end * width)
+    }
+
+    /// These rows of x where all N are kept, else the first of as many.
+    pub fn kept(&self, width: usize, x: &Tensor) -> Tensor {
+        if x.len() >= self.rows.end * width {
+            self.of(width, x)
+        } else {
+            x.slice(0..self.len() * width)
+        }
+    }
 }
 
 /// All activations of a step, as views of one arena.
@@ -125,6 +196,10 @@ pub struct Buffers {
     pub tokens: Tensor,
     /// (B, T) target ids, -1 = ignore
     pub targets: Tensor,
+    /// Rows of the MLP that are alive together: N, or [`MLP_ROWS`].
+    pub(crate) mlp_rows: usize,
+    /// A layer's r holds its own square, and a is r.
+    pub(crate) keeps_square: bool,
     /// (B, T) nats
     pub losses: Tensor,
     pub(crate) e: Tensor,
@@ -142,8 +217,9 @@ pub struct Buffers {
 impl StepPlan {
     /// Lays out a step of B rows of T tokens.
     ///
-    /// The clock: 0 embedding, 1 + i layer i forward, L + 1 head, 2L + 1 - i layer i backward,
-    /// 2L + 2 embedding backward.
+    /// The clock: 0 embedding, 1 + i layer i forward, L + 1 last norm, L + 2 head, L + 3 backward of
+    /// the last norm; then, from the last layer to the first, the MLP's backward and that of attention,
+    /// a tick each; 3L + 4 embedding backward.
     pub fn new(config: &GptConfig, b: usize, t: usize, mode: Mode) -> Self {
         Self::styled(config, b, t, mode, StepStyle::default())
     }
@@ -157,10 +233,14 @@ impl StepPlan {
         let (l, n, c, kv) = (config.n_layer, b * t, config.n_embd, config.kv_dim());
         let (h, hkv) = (config.n_head, config.n_kv_head);
         let rules = config.rules();
-        let train = mode == Mode::Train;
-        let (head, end) = (l + 1, if train { 2 * l + 2 } else { l + 1 });
+        let (train, lean) = (mode != Mode::Eval, mode == Mode::TrainLean);
+        let mlp_rows = if lean { n.min(MLP_ROWS) } else { n };
+        let keeps_square = style.keeps_square && !lean;
+        let (last, head, into) = (l + 1, l + 2, l + 3);
+        let end = if train { 3 * l + 4 } else { head };
         let fwd = |i: usize| 1 + i;
-        let bwd = |i: usize| if train { 2 * l + 1 - i } else { 1 + i };
+        let bwd_mlp = |i: usize| if train { into + 1 + 2 * (l - 1 - i) } else { fwd(i) };
+        let bwd = |i: usize| if train { bwd_mlp(i) + 1 } else { fwd(i) };
         let plan = std::cell::RefCell::new(Plan::new());
         let put = |name: String, len: usize, dtype: DType, first: usize, last: usize| {
             plan.borrow_mut().add(name, len, dtype, first, last)
@@ -178,16 +258,35 @@ impl StepPlan {
         } else if rules.lambdas {
             e
         } else {
-            add("x".into(), n * c, 0, head)
+            add("x".into(), n * c, 0, last)
         };
         let middle = config.backout_layer();
         let layers = (0..l)
             .map(|i| {
                 let last_read = if i + 1 == l || !train { fwd(i + 1) } else { bwd(i + 1) };
-                let last_x = if i == middle { last_read.max(head) } else { last_read };
+                // Backout reads its layer in the last norm, and in that norm's backward.
+                let backout = if train { into } else { last };
+                let last_x = if i == middle { last_read.max(backout) } else { last_read };
+                let back = train.then(|| {
+                    let at = bwd_mlp(i);
+                    let mlp = |what| add(format!("{i}.{what}"), mlp_rows * 4 * c, at, at);
+                    let (r, t4) = (lean.then(|| mlp("r again")), mlp("t4"));
+                    let d = |what, len| add(format!("{i}.{what}"), len, bwd(i), bwd(i));
+                    BackIds { r, t4, dq: d("dq", n * c), dk: d("dk", n * kv), dv: d("dv", n * kv) }
+                });
                 let kept = |what: &str, len| add(format!("{i}.{what}"), len, fwd(i), bwd(i));
                 let stat = |what: &str, len| exact(format!("{i}.{what}"), len, fwd(i), bwd(i));
                 let gate = config.has_value_embedding(i).then(|| stat("gate", n * hkv));
+                let r = if lean {
+                    add(format!("{i}.r"), mlp_rows * 4 * c, fwd(i), fwd(i))
+                } else {
+                    add(format!("{i}.r"), n * 4 * c, fwd(i), bwd_mlp(i))
+                };
+                let a = if keeps_square {
+                    r
+                } else {
+                    add(format!("{i}.a"), mlp_rows * 4 * c, fwd(i), fwd(i))
+                };
                 LayerIds {
                     y1: kept("y1", n * c),
                     rstd1: stat("rstd1", n),
@@ -199,32 +298,33 @@ impl StepPlan {
                     gate,
                     o: kept("o", n * c),
                     lse: stat("lse", n * h),
-                    y2: kept("y2", n * c),
-                    rstd2: stat("rstd2", n),
-                    r: kept("r", n * 4 * c),
+                    y2: add(format!("{i}.y2"), n * c, fwd(i), bwd_mlp(i)),
+                    rstd2: exact(format!("{i}.rstd2"), n, fwd(i), bwd_mlp(i)),
+                    r,
                     x: if rules.lambdas {
                         add(format!("{i}.x"), n * c, fwd(i), last_x)
                     } else {
                         x0
                     },
-                    a: add(format!("{i}.a"), n * 4 * c, fwd(i), fwd(i)),
+                    a,
+                    back,
                 }
             })
             .collect();
-        let xf = rules.smear_backout.then(|| add("xf".into(), n * c, head, head));
-        let yf = add("yf".into(), n * c, head, head);
-        let yf_rstd = exact("yf_rstd".into(), n, head, head);
+        let xf = rules.smear_backout.then(|| add("xf".into(), n * c, last, last));
+        let last_yf = if train { into } else { head };
+        let yf = add("yf".into(), n * c, last, last_yf);
+        let yf_rstd = exact("yf_rstd".into(), n, last, last_yf);
         let losses = exact("losses".into(), n, head, end);
         let logits_len = n.min(style.loss_rows) * config.vocab_size;
         // Logits that become gradients are a stream; those that somebody reads are results.
         let logits_dtype = if train { style.activations } else { DType::F32 };
         let logits = put("logits".into(), logits_len, logits_dtype, head, head);
         let grads = train.then(|| GradIds {
-            dx: add("dx".into(), n * c, head, end),
-            dx0: add("dx0".into(), n * c, head, end),
-            dxb: rules.smear_backout.then(|| add("dxb".into(), n * c, head, bwd(middle))),
+            dx: add("dx".into(), n * c, into, end),
+            dx0: add("dx0".into(), n * c, into, end),
+            dxb: rules.smear_backout.then(|| add("dxb".into(), n * c, into, bwd_mlp(middle))),
             t1: add("t1".into(), n * c, head, end),
-            t4: add("t4".into(), n * 4 * c, bwd(l - 1), bwd(0)),
         });
         let tokens = put("tokens".into(), n, DType::I32, 0, end);
         let targets = put("targets".into(), n, DType::I32, 0, head);
@@ -243,7 +343,7 @@ impl StepPlan {
             logits,
             grads,
         };
-        Self { b, t, mode, layout: plan.into_inner().layout(), ids }
+        Self { b, t, mode, mlp_rows, keeps_square, layout: plan.into_inner().layout(), ids }
     }
 
     /// Bytes of the arena, exactly.
@@ -276,12 +376,21 @@ impl StepPlan {
             rstd2: at(l.rstd2),
             r: at(l.r),
             a: at(l.a),
+            back: l.back.as_ref().map(|b| BackBuffers {
+                r: b.r.map(at),
+                t4: at(b.t4),
+                dq: at(b.dq),
+                dk: at(b.dk),
+                dv: at(b.dv),
+            }),
         };
         Buffers {
             b: self.b,
             t: self.t,
             tokens: at(ids.tokens),
             targets: at(ids.targets),
+            mlp_rows: self.mlp_rows,
+            keeps_square: self.keeps_square,
             losses: at(ids.losses),
             e: at(ids.e),
             e_rstd: at(ids.e_rstd),
@@ -297,7 +406,6 @@ impl StepPlan {
                 dx0: at(g.dx0),
                 dxb: g.dxb.map(at),
                 t1: at(g.t1),
-                t4: at(g.t4),
             }),
         }
     }

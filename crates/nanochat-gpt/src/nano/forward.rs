@@ -4,7 +4,7 @@ use nanochat_compute::ops::{Attention, HeadLoss, LOSS_ROWS, MatMul, RopeNorm, Sm
 use nanochat_compute::{Backend, Tensor};
 
 use super::Nano;
-use super::buffers::{Buffers, LayerBuffers};
+use super::buffers::{Buffers, LayerBuffers, MlpRows};
 use super::packed::PackedWeights;
 use super::table::Role;
 use crate::Result;
@@ -97,12 +97,7 @@ impl Nano {
                 be.mix(&layer.x, x, &bufs.x0, &a, &b)?;
             }
             self.forward_attention(be, bufs, past, i, layer)?;
-            be.norm(&layer.y2, &layer.rstd2, &layer.x, c, self.eps())?;
-            let up = MatMul::forward(n, c, 4 * c);
-            past.linear(self, be, (&layer.r, &layer.y2), Role::Fc(i), &up)?;
-            be.relu2(&layer.a, &layer.r)?;
-            let down = MatMul::forward(n, 4 * c, c).add();
-            past.linear(self, be, (&layer.x, &layer.a), Role::MlpProj(i), &down)?;
+            self.forward_mlp(be, bufs, past, i, layer)?;
             x = &layer.x;
         }
         let last = match &bufs.xf {
@@ -143,6 +138,31 @@ impl Nano {
         past.attend(self, be, bufs, i, layer)?;
         let out = MatMul::forward(n, c, c).add();
         past.linear(self, be, (&layer.x, &layer.o), Role::AttnProj(i), &out)
+    }
+
+    fn forward_mlp(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        past: &dyn Past,
+        i: usize,
+        layer: &LayerBuffers,
+    ) -> Result<()> {
+        let (n, c) = (bufs.b * bufs.t, self.config.n_embd);
+        be.norm(&layer.y2, &layer.rstd2, &layer.x, c, self.eps())?;
+        for rows in MlpRows::all(n, bufs.mlp_rows) {
+            let (m, wide) = (rows.len(), rows.kept(4 * c, &layer.r));
+            let a = layer.a.slice(0..m * 4 * c);
+            let y2 = rows.of(c, &layer.y2);
+            past.linear(self, be, (&wide, &y2), Role::Fc(i), &MatMul::forward(m, c, 4 * c))?;
+            match bufs.keeps_square {
+                true => be.relu2_in_place(&a)?,
+                false => be.relu2(&a, &wide)?,
+            }
+            let down = MatMul::forward(m, 4 * c, c).add();
+            past.linear(self, be, (&rows.of(c, &layer.x), &a), Role::MlpProj(i), &down)?;
+        }
+        Ok(())
     }
 
     /// Losses of every target, in nats, 0 where ignored: (B, T).

@@ -149,9 +149,9 @@ pub fn probe(
         if tried.len() >= 2 && spent + 2.0 * tried[tried.len() - 1].first > FIRST_S {
             break;
         }
-        let plan = StepPlan::on(be, model.config(), b, job.t, Mode::Train);
+        let plan = StepPlan::on(be, model.config(), b, job.t, Mode::train(be));
         // What the other layers of a step write between two visits of this one.
-        let others = StepPlan::on(be, job.config, b, job.t, Mode::Train).bytes();
+        let others = StepPlan::on(be, job.config, b, job.t, Mode::train(be)).bytes();
         let others = others.saturating_sub(plan.bytes()) / 4;
         // All arenas so far are about as large as this one, and the head takes what state would.
         let need = 2 * plan.bytes() + 4 * others + head.bytes();

@@ -110,6 +110,25 @@ template <class T, int V> __device__ __forceinline__ void relu2_backward(T* d, c
     }
 }
 
+template <class T, int V> __device__ __forceinline__ void relu2_in_place(T* x, i64 n) {
+    for (i64 at = thread_index() * V; at < n; at += thread_count() * V) {
+        Floats<V> r = Access<V>::get(x + at);
+        for (int i = 0; i < V; i++) {
+            float positive = fmaxf(r.x[i], 0.0f);
+            r.x[i] = positive * positive;
+        }
+        Access<V>::set(x + at, r);
+    }
+}
+
+template <class T, int V> __device__ __forceinline__ void relu2_in_place_backward(T* d, const T* a, i64 n) {
+    for (i64 at = thread_index() * V; at < n; at += thread_count() * V) {
+        Floats<V> g = Access<V>::get(d + at), v = Access<V>::get(a + at);
+        for (int i = 0; i < V; i++) g.x[i] *= 2.0f * sqrtf(v.x[i]);
+        Access<V>::set(d + at, g);
+    }
+}
+
 template <class T, int V> __device__ __forceinline__ void square(T* out, const T* r, i64 n) {
     for (i64 at = thread_index() * V; at < n; at += thread_count() * V) {
         Floats<V> v = Access<V>::get(r + at);
@@ -135,9 +154,11 @@ extern "C" __global__ void backout_##SUFFIX(T* out, const T* x, const T* y, cons
 extern "C" __global__ void backout_backward_##SUFFIX(T* dy, float* partial, const T* dout, const T* y, const float* lambda, i64 n) { backout_backward<T, V>(dy, partial, dout, y, lambda, n); } \
 extern "C" __global__ void relu2_##SUFFIX(T* out, T* x, i64 n) { relu2<T, V>(out, x, n); } \
 extern "C" __global__ void relu2_backward_##SUFFIX(T* d, const T* r, i64 n) { relu2_backward<T, V>(d, r, n); } \
+extern "C" __global__ void relu2_in_place_##SUFFIX(T* x, i64 n) { relu2_in_place<T, V>(x, n); } \
+extern "C" __global__ void relu2_in_place_backward_##SUFFIX(T* d, const T* a, i64 n) { relu2_in_place_backward<T, V>(d, a, n); } \
 extern "C" __global__ void square_##SUFFIX(T* out, const T* r, i64 n) { square<T, V>(out, r, n); } \
 extern "C" __global__ void softcap_##SUFFIX(T* x, float cap, i64 n) { softcap<T, V>(x, cap, n); } \
-KERNELS(fill_##SUFFIX, add_##SUFFIX, mix_##SUFFIX, mix_backward_##SUFFIX, backout_##SUFFIX, backout_backward_##SUFFIX, relu2_##SUFFIX, relu2_backward_##SUFFIX, square_##SUFFIX, softcap_##SUFFIX)
+KERNELS(fill_##SUFFIX, add_##SUFFIX, mix_##SUFFIX, mix_backward_##SUFFIX, backout_##SUFFIX, backout_backward_##SUFFIX, relu2_##SUFFIX, relu2_backward_##SUFFIX, square_##SUFFIX, relu2_in_place_##SUFFIX, relu2_in_place_backward_##SUFFIX, softcap_##SUFFIX)
 
 STREAMS(float, 1, f32x1)
 STREAMS(float, 4, f32x4)

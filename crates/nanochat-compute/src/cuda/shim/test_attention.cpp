@@ -5,6 +5,7 @@
 //   ./test_attention SEEDS      small shapes, warps in random order, that many times
 #include "attention.cu"
 #include "attention_cached.cu"
+#include "attention_wgmma.cu"
 
 #include <algorithm>
 #include <random>
@@ -57,7 +58,7 @@ template <class... A> void launch(const std::string& name, unsigned gx, unsigned
 }
 
 int failures = 0;
-double worst[3][8];  // by kind of case, then by output
+double worst[4][8];  // by kind of case, then by output
 const char* OUTPUTS[8] = {"out", "lse", "delta", "dq", "dk", "dv", "cached", ""};
 
 // Root of the mean square error, relative to that of what is expected.
@@ -133,7 +134,26 @@ Expected reference(const Shape& s, Tensor& q, Tensor& k, Tensor& v, Tensor& dout
     return r;
 }
 
-// `tensor_cores`: else the plain kernels.
+void check_gradients(const char* what, int kind, const Shape& s, bool half, Expected& r, Tensor& dq, Tensor& dk,
+                     Tensor& dv) {
+    // Where a query sees only itself the gradients of its score cancel: the reference is 0, and an error
+    // relative to it says nothing.
+    bool cancels = s.t == 1 || s.window == 0;
+    check(what, kind, 5, dv, r.dv, half ? 4e-3 : 3e-6);
+    for (Tensor* x : {&dq, &dk}) {
+        Doubles& expected = x == &dq ? r.dq : r.dk;
+        if (!cancels) check(what, kind, x == &dq ? 3 : 4, *x, expected, half ? 1e-2 : 3e-6);
+        for (size_t i = 0; cancels && i < x->n; i++) {
+            if (!(fabs(x->get(i)) < (half ? 0.3 : 3e-5))) {
+                printf("FAILED %s: a gradient of %f instead of 0\n", what, x->get(i));
+                failures++;
+                break;
+            }
+        }
+    }
+}
+
+// `tensor_cores`: else the plain kernels. Heads of 128 channels go through the wgmma kernels besides.
 void check_attention(const Shape& s, bool half, bool tensor_cores) {
     char what[160];
     snprintf(what, sizeof what, "%s %s B %d T %d H %d/%d D %d window %d", tensor_cores ? "tensor" : "plain",
@@ -168,25 +188,19 @@ void check_attention(const Shape& s, bool half, bool tensor_cores) {
                delta.data(), q.data(), k.data(), v.data(), s.b, s.t, s.h, s.hkv, s.d, s.window, s.scale);
     }
     int kind = tensor_cores ? 0 : half ? 1 : 2;
-    double tolerance = half ? 4e-3 : 3e-6, of_scores = half ? 1e-2 : 3e-6;
+    double tolerance = half ? 4e-3 : 3e-6;
     check(what, kind, 0, out, r.out, tolerance);
     check(what, kind, 1, lse, r.lse, 2e-6);
     check(what, kind, 2, delta, r.delta, tolerance);
-    // Where a query sees only itself the gradients of its score cancel: the reference is 0, and an error
-    // relative to it says nothing.
-    bool cancels = s.t == 1 || s.window == 0;
-    check(what, kind, 5, dv, r.dv, tolerance);
-    for (Tensor* x : {&dq, &dk}) {
-        Doubles& expected = x == &dq ? r.dq : r.dk;
-        if (!cancels) check(what, kind, x == &dq ? 3 : 4, *x, expected, of_scores);
-        for (size_t i = 0; cancels && i < x->n; i++) {
-            if (!(fabs(x->get(i)) < (half ? 0.3 : 3e-5))) {
-                printf("FAILED %s: a gradient of %f instead of 0\n", what, x->get(i));
-                failures++;
-                break;
-            }
-        }
-    }
+    check_gradients(what, kind, s, half, r, dq, dk, dv);
+    if (!tensor_cores || s.d != 128) return;
+    for (Tensor* x : {&dq, &dk, &dv}) x->poison();
+    launch("attention_backward_kv_wgmma_128", tiles, s.hkv, s.b, 256, 165376, dk.data(), dv.data(), dout.data(),
+           lse.data(), delta.data(), q.data(), k.data(), v.data(), s.t, s.h, s.hkv, s.window, s.scale);
+    launch("attention_backward_q_wgmma_128", tiles, s.h, s.b, 256, 163840, dq.data(), dout.data(), lse.data(),
+           delta.data(), q.data(), k.data(), v.data(), s.t, s.h, s.hkv, s.window, s.scale);
+    memcpy(what, "wgmma ", 6);
+    check_gradients(what, 3, s, half, r, dq, dk, dv);
 }
 
 const int SHAPES_OF_HEADS[3][2] = {{1, 1}, {4, 2}, {6, 6}};
@@ -223,8 +237,8 @@ void check_small(unsigned seeds) {
 }
 
 void report() {
-    const char* kinds[3] = {"tensor cores bf16", "plain bf16", "plain f32"};
-    for (int kind = 0; kind < 3; kind++) {
+    const char* kinds[4] = {"tensor cores bf16", "plain bf16", "plain f32", "wgmma bf16"};
+    for (int kind = 0; kind < 4; kind++) {
         printf("%-18s", kinds[kind]);
         for (int i = 0; i < 7; i++) {
             if (worst[kind][i] > 0.0) printf("  %s %.1e", OUTPUTS[i], worst[kind][i]);

@@ -57,7 +57,7 @@ pub fn sweep(be: &dyn Backend, job: &Job<'_>, batches: &[usize], rounds: usize) 
     let model = Nano::zeros(be, config.clone())?;
     model.init(0)?;
     let plans: Vec<_> =
-        batches.iter().map(|&b| StepPlan::on(be, config, b, job.t, Mode::Train)).collect();
+        batches.iter().map(|&b| StepPlan::on(be, config, b, job.t, Mode::train(be))).collect();
     let scratch_len = Optimizer::scratch_len(model.table());
     let most = plans.iter().map(|plan| plan.bytes().div_ceil(4)).max().unwrap_or(0);
     let arena = be.alloc(most.max(scratch_len), DType::F32)?;
