@@ -50,7 +50,7 @@ f | train-d20       | 75  | \$nanochat bench train --device cuda --depth 20 $siz
 g | infer-d12       | 60  | \$nanochat bench infer --device cuda --depth 12 $sizes --batch-sizes $batches $prompt --budget 1
 g | infer-seed-d12  | 45  | \$nanochat bench infer --device cuda --model seed-d12 --max-seq-len 2048 --batch-sizes $batches $prompt --budget 0.5
 g | batch-size      | 30  | \$nanochat bench batch-size --device cuda --depth 12 $sizes --total-batch-size 524288
-e | sanitizer       | 60  | compute-sanitizer --tool memcheck --error-exitcode 9 \$nanochat bench gpu --small
+e | sanitizer       | 60  | compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 \$nanochat bench gpu --small
 h | torch-infer     | 100 | torch gpu_torch_infer.py --depth 12 $prompt --batch-sizes 1,8,32,93 --seconds 85
 h | torch-train-d12 | 140 | torch gpu_torch_train.py --depth 12 --seconds 120
 h | torch-train-d20 | 170 | torch gpu_torch_train.py --depth 20 --seconds 150

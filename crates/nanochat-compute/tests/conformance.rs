@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Case, Role, Values, case, cases, every_host, random, worst};
+use common::{Case, Role, Values, case, cases, every_host, random, steps, worst};
 use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
 use nanochat_compute::eager::Eager;
@@ -59,7 +59,7 @@ fn every_backend_equals_the_reference() {
         }
     }
     let backends = every_host();
-    let cases = cases::all();
+    let cases: Vec<_> = cases::all().into_iter().chain(steps::batches()).collect();
     for case in &cases {
         let want = case.results(&Reference);
         for be in backends.iter().flatten() {
@@ -112,7 +112,7 @@ fn every_operation_has_a_case() {
     assert!(names.contains(&"matmul"), "the trait's methods were found: {names:?}");
     let cases = cases::all();
     let others = ["name", "profile_start", "profile_stop", "workspace_bytes", "alloc", "default"];
-    let more = ["own_memory", "synchronize", "step_style", "place_f32", "place_i32"];
+    let more = ["own_memory", "synchronize", "step_style", "place_f32", "place_i32", "muon_batch"];
     let others =
         [&others[..], &more, &["pack", "matmul_packed", "cache_dtype", "remakes_hidden"]].concat();
     for name in names.into_iter().filter(|name| !others.contains(name)) {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Case, Role, Values, cases, random, to_bf16, worst};
+use common::{Case, Role, Values, cases, random, steps, to_bf16, worst};
 use nanochat_compute::cpu::Precision;
 use nanochat_compute::cuda::{self, Cuda};
 use nanochat_compute::reference::Reference;
@@ -54,7 +54,7 @@ fn assert_near(case: &Case, got: &[Vec<f32>], want: &[Vec<f32>], limit: fn(usize
 #[test]
 fn every_kernel_equals_the_reference_in_f32() {
     for cuda in devices(Precision::F32) {
-        for case in cases::all() {
+        for case in cases::all().into_iter().chain(steps::batches()) {
             assert_near(&case, &case.results(&cuda), &case.results(&Reference), tolerance);
         }
     }
@@ -68,7 +68,7 @@ const EXACT: [&str; 24] = [
 
 /// The case with activations in bf16; none where an operation has none.
 fn in_bf16(mut case: Case) -> Option<Case> {
-    if ["adamw", "muon", "matmul"].contains(&case.op) {
+    if ["adamw", "muon", "muon_batch", "matmul"].contains(&case.op) {
         return None;
     }
     let mut any = false;

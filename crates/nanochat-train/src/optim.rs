@@ -1,7 +1,7 @@
 //! Parameter groups, their rates, and the optimizer's state. Source: nanochat `gpt.py`,
 //! `setup_optimizer`, July 2026.
 
-use nanochat_compute::ops::{AdamW, Muon};
+use nanochat_compute::ops::{AdamW, Muon, MuonMatrix};
 use nanochat_compute::{Backend, DType, Tensor};
 use nanochat_gpt::Nano;
 use nanochat_gpt::nano::table::{Group, Row, Table};
@@ -106,11 +106,14 @@ impl Optimizer {
         })
     }
 
-    /// Floats of scratch that [`Optimizer::step`] needs: Muon's largest matrix.
-    pub fn scratch_len(table: &Table) -> usize {
-        let muon = |row: &Row| shape_of(row, 0.0, 0.0, 0.0).scratch_len();
-        let matrices = table.rows().iter().filter(|r| r.group == Group::Matrix);
-        matrices.map(muon).max().unwrap_or(0)
+    /// Floats of scratch that [`Optimizer::step`] needs on a device: Muon's largest matrix, or as many
+    /// of one shape as it takes together.
+    pub fn scratch_len(be: &dyn Backend, table: &Table) -> usize {
+        let most = be.step_style().muon_batch;
+        let alike =
+            |shape: &[usize]| matrices(table).filter(|r| r.shape == shape).count().min(most);
+        let muon = |row: &Row| alike(&row.shape) * shape_of(row, 0.0, 0.0, 0.0).scratch_len();
+        matrices(table).map(muon).max().unwrap_or(0)
     }
 
     /// Steps taken.
@@ -138,18 +141,46 @@ impl Optimizer {
         let width = (model.config().n_embd as f64 / 768.0).powf(-0.5);
         let lrm = rates.lr_multiplier;
         for (row, second) in model.table().rows().iter().zip(&self.second) {
+            if row.group == Group::Matrix {
+                continue;
+            }
             let of = |all: &Tensor| all.slice(row.offset..row.offset + row.len());
             let (p, g, first) = (of(model.params()), of(grads), of(&self.first));
-            if row.group == Group::Matrix {
-                let lr = (self.rates.matrix * lrm) as f32;
-                let wd = rates.muon_weight_decay as f32;
-                let s = shape_of(row, lr, rates.muon_momentum as f32, wd);
-                let scratch = scratch.slice(0..s.scratch_len());
-                be.muon(&p, &first, second, &scratch, &g, &s)?;
-            } else {
-                let (lr, beta1, beta2, wd) = adamw_group(row.group, &self.rates, width);
-                let s = AdamW { lr: (lr * lrm) as f32, beta1, beta2, eps: EPS, wd, t: self.t };
-                be.adamw(&p, &first, second, &g, &s)?;
+            let (lr, beta1, beta2, wd) = adamw_group(row.group, &self.rates, width);
+            let s = AdamW { lr: (lr * lrm) as f32, beta1, beta2, eps: EPS, wd, t: self.t };
+            be.adamw(&p, &first, second, &g, &s)?;
+        }
+        self.step_matrices(be, model, grads, scratch, rates)
+    }
+
+    /// Muon: matrices of one shape together, as many as the device likes.
+    fn step_matrices(
+        &mut self,
+        be: &dyn Backend,
+        model: &Nano,
+        grads: &Tensor,
+        scratch: &Tensor,
+        rates: &Rates,
+    ) -> Result<()> {
+        let lr = (self.rates.matrix * rates.lr_multiplier) as f32;
+        let (momentum, wd) = (rates.muon_momentum as f32, rates.muon_weight_decay as f32);
+        let mut shapes: Vec<(&[usize], Vec<MuonMatrix>)> = Vec::new();
+        for (row, second) in model.table().rows().iter().zip(&self.second) {
+            if row.group != Group::Matrix {
+                continue;
+            }
+            let of = |all: &Tensor| all.slice(row.offset..row.offset + row.len());
+            let (p, g, buf) = (of(model.params()), of(grads), of(&self.first));
+            let one = MuonMatrix { p, buf, second: second.clone(), g };
+            match shapes.iter_mut().find(|(shape, _)| *shape == row.shape) {
+                Some((_, all)) => all.push(one),
+                None => shapes.push((&row.shape, vec![one])),
+            }
+        }
+        for (shape, all) in shapes {
+            let s = muon_of(shape, lr, momentum, wd);
+            for some in all.chunks(be.step_style().muon_batch.max(1)) {
+                be.muon_batch(some, &scratch.slice(0..some.len() * s.scratch_len()), &s)?;
             }
         }
         Ok(())
@@ -181,6 +212,14 @@ impl Optimizer {
     }
 }
 
+fn matrices(table: &Table) -> impl Iterator<Item = &Row> {
+    table.rows().iter().filter(|row| row.group == Group::Matrix)
+}
+
 fn shape_of(row: &Row, lr: f32, momentum: f32, wd: f32) -> Muon {
-    Muon { m: row.shape[0], n: row.shape[1], lr, momentum, beta2: MUON_BETA2, wd }
+    muon_of(&row.shape, lr, momentum, wd)
+}
+
+fn muon_of(shape: &[usize], lr: f32, momentum: f32, wd: f32) -> Muon {
+    Muon { m: shape[0], n: shape[1], lr, momentum, beta2: MUON_BETA2, wd }
 }

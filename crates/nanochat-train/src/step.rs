@@ -85,7 +85,7 @@ impl Bytes {
         // The widest operand of a product: the MLP's hidden rows, in the gradient of its weight.
         let workspace = be.workspace_bytes(&head, 4 * n * c);
         let plan = StepPlan::on(be, config, b, t, Mode::train(be));
-        let arena = arena_bytes(&plan, &Table::new(config));
+        let arena = arena_bytes(be, &plan, &Table::new(config));
         Self { state: state_bytes(config), arena, workspace }
     }
 
@@ -96,8 +96,8 @@ impl Bytes {
 }
 
 /// The arena serves the step's activations and, when they are dead, Muon's scratch.
-fn arena_bytes(plan: &StepPlan, table: &Table) -> usize {
-    plan.bytes().max(4 * Optimizer::scratch_len(table))
+fn arena_bytes(be: &dyn Backend, plan: &StepPlan, table: &Table) -> usize {
+    plan.bytes().max(4 * Optimizer::scratch_len(be, table))
 }
 
 impl<'a> Trainer<'a> {
@@ -110,7 +110,7 @@ impl<'a> Trainer<'a> {
         t: usize,
     ) -> Result<Self> {
         let plan = StepPlan::on(be, model.config(), b, t, Mode::train(be));
-        let arena = be.alloc(arena_bytes(&plan, model.table()).div_ceil(4), DType::F32)?;
+        let arena = be.alloc(arena_bytes(be, &plan, model.table()).div_ceil(4), DType::F32)?;
         let buffers = plan.views(&arena);
         let grads = be.alloc(model.table().len(), DType::F32)?;
         let mode = StepMode::Compiled;
@@ -189,7 +189,7 @@ impl<'a> Trainer<'a> {
             report.padding_tokens += batch.padding_tokens;
             report.epoch = batch.epoch;
         }
-        let scratch = self.arena.slice(0..Optimizer::scratch_len(self.model.table()));
+        let scratch = self.arena.slice(0..Optimizer::scratch_len(self.be, self.model.table()));
         self.optim.step(self.be, self.model, &self.grads, &scratch, rates)?;
         report.dt_s = start.elapsed().as_secs_f64();
         Ok(report)
@@ -216,7 +216,7 @@ impl<'a> Trainer<'a> {
             return Ok(false);
         }
         let plan = StepPlan::on(self.be, self.model.config(), b, t, Mode::train(self.be));
-        let need = arena_bytes(&plan, self.model.table()).div_ceil(4);
+        let need = arena_bytes(self.be, &plan, self.model.table()).div_ceil(4);
         if need > self.arena.len() || self.mode == StepMode::Eager {
             self.drop_arena()?;
             self.arena = self.be.alloc(need, DType::F32)?;

@@ -6,8 +6,8 @@ use super::{Cuda, Work};
 use crate::checks::{expect, expect_gate, expect_heads, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
-    AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, PackedWeight,
-    RopeNorm, Smear, StepStyle, ValueGate, WeightFormat,
+    AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, MuonMatrix,
+    PackedWeight, RopeNorm, Smear, StepStyle, ValueGate, WeightFormat,
 };
 use crate::{DType, Error, Result, Tensor};
 
@@ -67,9 +67,12 @@ impl Backend for Cuda {
 
     fn step_style(&self) -> StepStyle {
         match self.dtype {
-            DType::BF16 => {
-                StepStyle { activations: DType::BF16, loss_rows: 8192, keeps_square: true }
-            }
+            DType::BF16 => StepStyle {
+                activations: DType::BF16,
+                loss_rows: 8192,
+                keeps_square: true,
+                muon_batch: 16,
+            },
             _ => StepStyle::default(),
         }
     }
@@ -660,7 +663,26 @@ impl Backend for Cuda {
         );
         self.check(OP, &[p, buf, second, scratch], &[g])?;
         self.all_are(OP, DType::F32, &[p, buf, second, scratch, g])?;
-        self.timed(OP, || self.muon_step(p, (buf, second), scratch, g, s))
+        let [p, buf, second, g] = [p, buf, second, g].map(Tensor::clone);
+        self.timed(OP, || self.muon_steps(&[MuonMatrix { p, buf, second, g }], scratch, s))
+    }
+
+    fn muon_batch(&self, all: &[MuonMatrix], scratch: &Tensor, s: &Muon) -> Result<()> {
+        const OP: &str = "muon";
+        expect(OP, s.m > 0 && s.n > 0, "the matrix is empty")?;
+        lens!(OP; scratch = all.len() * s.scratch_len());
+        self.all_are(OP, DType::F32, &[scratch])?;
+        for MuonMatrix { p, buf, second, g } in all {
+            lens!(OP;
+                p = s.m * s.n, buf = s.m * s.n, g = s.m * s.n, second = s.second_len()
+            );
+            self.check(OP, &[p, buf, second, scratch], &[g])?;
+            self.all_are(OP, DType::F32, &[p, buf, second, g])?;
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        self.timed(OP, || self.muon_steps(all, scratch, s))
     }
 
     fn head_loss(
@@ -742,16 +764,28 @@ impl Cuda {
         &self,
         d: &Tensor,
         c: &Tensor,
-        (a, b): (&Tensor, &Tensor),
+        operands: (&Tensor, &Tensor),
         s: &MatMul,
         alpha: f32,
+    ) -> Result<()> {
+        self.products_with(d, c, operands, s, (alpha, 1))
+    }
+
+    /// `d = alpha a b + s.beta c` for `batch` of each, one after the other.
+    pub(super) fn products_with(
+        &self,
+        d: &Tensor,
+        c: &Tensor,
+        (a, b): (&Tensor, &Tensor),
+        s: &MatMul,
+        (alpha, batch): (f32, usize),
     ) -> Result<()> {
         let (a, b) = (self.operand(a, Work::A)?, self.operand(b, Work::B)?);
         let at = |t: &Tensor| t.device().map_or(0, |(_, at)| at);
         let matrix = |t: &Tensor| Matrix { at: at(t), dtype: t.dtype() };
         let (d, c, a, b) = (matrix(d), at(c), matrix(&a), matrix(&b));
         // SAFETY: the callers have checked that the tensors are as long as the shape and lie here.
-        unsafe { self.driver.product(&Product { shape: *s, alpha, c, d, a, b }) }
+        unsafe { self.driver.product(&Product { shape: *s, batch, alpha, c, d, a, b }) }
     }
 
     /// A linear layer forward with a weight in bf16: few rows by a kernel of their own.

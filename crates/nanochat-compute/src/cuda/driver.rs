@@ -59,6 +59,8 @@ pub struct Matrix {
 pub struct Product {
     /// Shape and layout; its `beta` multiplies C.
     pub shape: MatMul,
+    /// As many products of one shape, whose matrices follow each other; 1 for a single one.
+    pub batch: usize,
     /// Multiplies the product.
     pub alpha: f32,
     /// What is added, where beta is not 0; as D in shape and type.

@@ -195,6 +195,23 @@ impl Driver for Emulator {
 
     unsafe fn product(&self, p: &Product) -> Result<()> {
         let s = &p.shape;
+        for i in 1..p.batch {
+            let next = |m: Matrix, len: usize| Matrix {
+                at: m.at + (i * len * m.dtype.size()) as u64,
+                ..m
+            };
+            let d = next(p.d, s.m * s.n);
+            let one = Product {
+                batch: 1,
+                a: next(p.a, s.m * s.k),
+                b: next(p.b, s.n * s.k),
+                c: next(Matrix { at: p.c, ..p.d }, s.m * s.n).at,
+                d,
+                ..*p
+            };
+            // SAFETY: the caller's promise.
+            unsafe { self.product(&one)? };
+        }
         // SAFETY: the caller's promise.
         let (a, b) = unsafe { (read(p.a, s.m * s.k), read(p.b, s.n * s.k)) };
         let mut d = match s.beta {

@@ -113,6 +113,7 @@ struct Shape {
     operands: DType,
     result: DType,
     aligned: bool,
+    batch: usize,
 }
 
 /// cuBLASLt's descriptions of a product, and the algorithm for it.
@@ -203,7 +204,12 @@ impl Gpu {
         let (operand, result) = (types(key.operands), types(key.result));
         let layout = |t, rows: usize, columns: usize| {
             let ld = rows as i64;
-            lt::create_matrix_layout(t, rows as u64, columns as u64, ld).map_err(product_error)
+            let made = lt::create_matrix_layout(t, rows as u64, columns as u64, ld);
+            let made = made.map_err(product_error)?;
+            if key.batch > 1 {
+                batched(made, key.batch, rows * columns)?;
+            }
+            Ok(made)
         };
         let first = if nt { layout(operand, k, n)? } else { layout(operand, n, k)? };
         let second = if tn { layout(operand, m, k)? } else { layout(operand, k, m)? };
@@ -261,6 +267,21 @@ impl Gpu {
             })?
         };
         Ok(Plan { product, matrices: [first, second, d], algorithm: heuristic.algo })
+    }
+}
+
+/// Makes a description that of `count` matrices of `len` elements, one after the other.
+fn batched(matrix: lt_sys::cublasLtMatrixLayout_t, count: usize, len: usize) -> Result<()> {
+    use lt_sys::cublasLtMatrixLayoutAttribute_t as Attribute;
+    let (count, len) = (count as i32, len as i64);
+    // SAFETY: the attributes are an int32_t and an int64_t, copied by the calls.
+    unsafe {
+        let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+        lt::set_matrix_layout_attribute(matrix, attribute, (&raw const count).cast(), 4)
+            .map_err(product_error)?;
+        let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+        lt::set_matrix_layout_attribute(matrix, attribute, (&raw const len).cast(), 8)
+            .map_err(product_error)
     }
 }
 
@@ -354,7 +375,7 @@ impl Driver for Gpu {
         };
         let (operands, result) = (p.a.dtype, p.d.dtype);
         let (m, n, k, adds) = (s.m, s.n, s.k, s.beta != 0.0);
-        let key = Shape { m, n, k, layout, adds, operands, result, aligned };
+        let key = Shape { m, n, k, layout, adds, operands, result, aligned, batch: p.batch };
         let mut plans = self.plans.borrow_mut();
         let plan = match plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),

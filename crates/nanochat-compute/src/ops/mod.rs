@@ -46,11 +46,26 @@ pub struct StepStyle {
     pub loss_rows: usize,
     /// Keeps r squared in the place of r = max(x, 0): one pass less over the widest stream.
     pub keeps_square: bool,
+    /// Matrices of one shape that Muon takes together at most.
+    pub muon_batch: usize,
+}
+
+/// What one step of Muon is about: see [`muon::muon`].
+#[derive(Clone, Debug)]
+pub struct MuonMatrix {
+    /// Parameter.
+    pub p: Tensor,
+    /// Momentum.
+    pub buf: Tensor,
+    /// Variance buffer.
+    pub second: Tensor,
+    /// Gradient.
+    pub g: Tensor,
 }
 
 impl Default for StepStyle {
     fn default() -> Self {
-        Self { activations: DType::F32, loss_rows: LOSS_ROWS, keeps_square: false }
+        Self { activations: DType::F32, loss_rows: LOSS_ROWS, keeps_square: false, muon_batch: 1 }
     }
 }
 
@@ -332,4 +347,13 @@ pub trait Backend {
         g: &Tensor,
         s: &Muon,
     ) -> Result<()>;
+    /// [`Backend::muon`] of several matrices of one shape, which share nothing; `scratch` holds
+    /// [`Muon::scratch_len`] for each.
+    fn muon_batch(&self, all: &[MuonMatrix], scratch: &Tensor, s: &Muon) -> Result<()> {
+        let own = scratch.slice(0..s.scratch_len().min(scratch.len()));
+        for MuonMatrix { p, buf, second, g } in all {
+            self.muon(p, buf, second, &own, g, s)?;
+        }
+        Ok(())
+    }
 }

@@ -1,6 +1,7 @@
 //! Cases of the optimizers' steps.
 
-use nanochat_compute::ops::{AdamW, Muon};
+use nanochat_compute::Tensor;
+use nanochat_compute::ops::{AdamW, Muon, MuonMatrix};
 
 use super::{Case, case, random};
 
@@ -43,4 +44,34 @@ fn muon((m, n): (usize, usize)) -> Case {
         .scratch(s.scratch_len())
         .read("g", random(m * n, 57))
         .run(move |be, [p, buf, second, scratch, g]| be.muon(p, buf, second, scratch, g, &s))
+}
+
+/// Several matrices together: refused one by one, so that those before a wrong one are stepped.
+pub fn batches() -> Vec<Case> {
+    [(1, 1), (2, 12), (65, 3), (3, 65), (64, 64)].map(muon_batch).into()
+}
+
+/// Two matrices of one shape together.
+fn muon_batch((m, n): (usize, usize)) -> Case {
+    let s = Muon { m, n, lr: 0.02, momentum: 0.9, beta2: 0.9, wd: 0.1 };
+    let (step, share) = (20, 100);
+    let squares = |seed| random(s.second_len(), seed).iter().map(|x| x * x).collect();
+    case("muon_batch", s)
+        .change("p", random(m * n, 54), step)
+        .change("buf", random(m * n, 55), 2)
+        .change("second", squares(56), share)
+        .read("g", random(m * n, 57))
+        .change("p of the other", random(m * n, 58), step)
+        .change("buf of the other", random(m * n, 59), 2)
+        .change("second of the other", squares(60), share)
+        .read("g of the other", random(m * n, 61))
+        .scratch(2 * s.scratch_len())
+        .run(move |be, [p, buf, second, g, p2, buf2, second2, g2, scratch]| {
+            let matrix = |[p, buf, second, g]: [&Tensor; 4]| {
+                let [p, buf, second, g] = [p, buf, second, g].map(Tensor::clone);
+                MuonMatrix { p, buf, second, g }
+            };
+            let all = [matrix([p, buf, second, g]), matrix([p2, buf2, second2, g2])];
+            be.muon_batch(&all, scratch, &s)
+        })
 }

@@ -10,6 +10,7 @@
 //   wgmma_commit()     closes a group of products
 //   wgmma_wait<P>()    all but the latest P groups are done; until then C, and A in registers, are not touched
 //   settle(c)          keeps the compiler from reading c before the wait
+//   wait_for_value(x)  keeps waits that follow behind what computes x, which is not negative
 //
 // wgmma reads shared memory through the "async proxy": what a thread writes there, cp.async included, is
 // seen by wgmma only after fence_async_proxy() in that thread and then a barrier.
@@ -76,7 +77,7 @@ struct Products {
     std::vector<Product> given;
     Accumulators accumulators;
     int group = 0;  // of the next product
-    bool fenced = false;
+    bool fenced = false;  // since registers may have been written, which they may be after each wait
 };
 inline std::vector<Products> products_of_warps;
 
@@ -225,12 +226,7 @@ __device__ __forceinline__ void wgmma_fence() {
     shim::with_warp([](void**) { shim::products().fenced = true; }, nullptr);
 }
 __device__ __forceinline__ void wgmma_commit() {
-    shim::with_warp(
-        [](void**) {
-            shim::products().group++;
-            shim::products().fenced = false;
-        },
-        nullptr);
+    shim::with_warp([](void**) { shim::products().group++; }, nullptr);
 }
 template <int PENDING> __device__ __forceinline__ void wgmma_wait() {
     shim::with_warp(
@@ -242,51 +238,63 @@ template <int PENDING> __device__ __forceinline__ void wgmma_wait() {
         nullptr);
 }
 template <int N> __device__ __forceinline__ void settle(float (&)[N][4]) {}
-template <int N> __device__ __forceinline__ void settle(unsigned (&)[N][4]) {}
+__device__ __forceinline__ void wait_for_value(float) {}
 __device__ __forceinline__ void fence_async_proxy() { shim::state.threads[shim::state.current].unfenced = false; }
 
 #elif defined(HAS_WGMMA)
 
-#define ROW(c) "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+#define ROW(MODE, c) MODE(c[0]), MODE(c[1]), MODE(c[2]), MODE(c[3])
+#define WGMMA_64(MODE, ADD)                                                                                         \
+    asm volatile(                                                                                                   \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"                                                    \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                    \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "                         \
+        "%32, %33, " ADD ", 1, 1, 0, 0;"                                                                            \
+        : ROW(MODE, c[0]), ROW(MODE, c[1]), ROW(MODE, c[2]), ROW(MODE, c[3]),                                       \
+          ROW(MODE, c[4]), ROW(MODE, c[5]), ROW(MODE, c[6]), ROW(MODE, c[7])                                        \
+        : "l"(a), "l"(b)                                                                                            \
+        : "memory")
+#define WGMMA_64_LEFT(MODE, ADD)                                                                                    \
+    asm volatile(                                                                                                   \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"                                                    \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                    \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "                         \
+        "{%32, %33, %34, %35}, %36, " ADD ", 1, 1, 0;"                                                              \
+        : ROW(MODE, c[0]), ROW(MODE, c[1]), ROW(MODE, c[2]), ROW(MODE, c[3]),                                       \
+          ROW(MODE, c[4]), ROW(MODE, c[5]), ROW(MODE, c[6]), ROW(MODE, c[7])                                        \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)                                                        \
+        : "memory")
+#define WGMMA_128(MODE, ADD)                                                                                        \
+    asm volatile(                                                                                                   \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"                                                   \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                    \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                          \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                          \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                         \
+        "%64, %65, " ADD ", 1, 1, 0, 0;"                                                                            \
+        : ROW(MODE, c[0]), ROW(MODE, c[1]), ROW(MODE, c[2]), ROW(MODE, c[3]),                                       \
+          ROW(MODE, c[4]), ROW(MODE, c[5]), ROW(MODE, c[6]), ROW(MODE, c[7]),                                       \
+          ROW(MODE, c[8]), ROW(MODE, c[9]), ROW(MODE, c[10]), ROW(MODE, c[11]),                                     \
+          ROW(MODE, c[12]), ROW(MODE, c[13]), ROW(MODE, c[14]), ROW(MODE, c[15])                                    \
+        : "l"(a), "l"(b)                                                                                            \
+        : "memory")
 
-// C = A B, or += where `add`, both operands by rows: descriptors of rows_descriptor.
+// C = A B, or += where `add`, which is known when compiling: C is then no input, so that the compiler need not
+// keep its registers. Both operands by rows, with descriptors of rows_descriptor.
 __device__ __forceinline__ void wgmma(float (&c)[8][4], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, p, 1, 1, 0, 0;}"
-        : ROW(c[0]), ROW(c[1]), ROW(c[2]), ROW(c[3]), ROW(c[4]), ROW(c[5]), ROW(c[6]), ROW(c[7])
-        : "l"(a), "l"(b), "r"((int)add)
-        : "memory");
+    if (add) WGMMA_64("+f", "1");
+    else WGMMA_64("=f", "0");
 }
+// The same with A in registers.
 __device__ __forceinline__ void wgmma(float (&c)[8][4], const unsigned (&a)[4], u64 b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %37, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "{%32, %33, %34, %35}, %36, p, 1, 1, 0;}"
-        : ROW(c[0]), ROW(c[1]), ROW(c[2]), ROW(c[3]), ROW(c[4]), ROW(c[5]), ROW(c[6]), ROW(c[7])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add)
-        : "memory");
+    if (add) WGMMA_64_LEFT("+f", "1");
+    else WGMMA_64_LEFT("=f", "0");
 }
 __device__ __forceinline__ void wgmma(float (&c)[16][4], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, p, 1, 1, 0, 0;}"
-        : ROW(c[0]), ROW(c[1]), ROW(c[2]), ROW(c[3]), ROW(c[4]), ROW(c[5]), ROW(c[6]), ROW(c[7]),
-          ROW(c[8]), ROW(c[9]), ROW(c[10]), ROW(c[11]), ROW(c[12]), ROW(c[13]), ROW(c[14]), ROW(c[15])
-        : "l"(a), "l"(b), "r"((int)add)
-        : "memory");
+    if (add) WGMMA_128("+f", "1");
+    else WGMMA_128("=f", "0");
 }
-// The same with A in registers and B transposed: a descriptor of columns_descriptor.
+// With A in registers and B transposed: a descriptor of columns_descriptor. `add` may be known later.
 __device__ __forceinline__ void wgmma_transposed(float (&c)[16][4], const unsigned (&a)[4], u64 b, bool add) {
     asm volatile(
         "{.reg .pred p; setp.ne.b32 p, %69, 0;\n"
@@ -296,13 +304,18 @@ __device__ __forceinline__ void wgmma_transposed(float (&c)[16][4], const unsign
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
         "{%64, %65, %66, %67}, %68, p, 1, 1, 1;}"
-        : ROW(c[0]), ROW(c[1]), ROW(c[2]), ROW(c[3]), ROW(c[4]), ROW(c[5]), ROW(c[6]), ROW(c[7]),
-          ROW(c[8]), ROW(c[9]), ROW(c[10]), ROW(c[11]), ROW(c[12]), ROW(c[13]), ROW(c[14]), ROW(c[15])
+        : ROW("+f", c[0]), ROW("+f", c[1]), ROW("+f", c[2]), ROW("+f", c[3]),
+          ROW("+f", c[4]), ROW("+f", c[5]), ROW("+f", c[6]), ROW("+f", c[7]),
+          ROW("+f", c[8]), ROW("+f", c[9]), ROW("+f", c[10]), ROW("+f", c[11]),
+          ROW("+f", c[12]), ROW("+f", c[13]), ROW("+f", c[14]), ROW("+f", c[15])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add)
         : "memory");
 }
 
 #undef ROW
+#undef WGMMA_64
+#undef WGMMA_64_LEFT
+#undef WGMMA_128
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -316,13 +329,10 @@ template <int N> __device__ __forceinline__ void settle(float (&c)[N][4]) {
         for (int e = 0; e < 4; e++) asm volatile("" : "+f"(c[n][e])::"memory");
     }
 }
-// The same for an A in registers: holds them until here.
-template <int N> __device__ __forceinline__ void settle(unsigned (&a)[N][4]) {
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) asm volatile("" : "+r"(a[n][i])::"memory");
-    }
+// A branch that no warp ever takes: the assembler moves no wait across it. The vote tells it that the warp
+// stays together, without which it would do products one by one.
+__device__ __forceinline__ void wait_for_value(float x) {
+    if (__any_sync(0xffffffffu, x < 0.0f)) asm volatile("trap;");
 }
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -393,13 +403,15 @@ __device__ __forceinline__ void multiply_channels(float (&c)[N][4], const unsign
         wgmma(c, a[step], advanced(right, step_offset<8 * N>(step)), step > 0);
     }
 }
-// c += W B: W are weights in registers, as `pack_left` leaves them, B a tile of 16 STEPS rows.
+// c = W B, or += where `add`: W are weights in registers, as `pack_left` leaves them, B a tile of 16 STEPS rows.
 template <int STEPS>
 __device__ __forceinline__ void multiply_rows(float (&c)[TILE_CHANNELS / 8][4], const unsigned (&w)[STEPS][4],
-                                              unsigned b) {
+                                              unsigned b, bool add) {
     u64 right = columns_descriptor(b, STEPS * 16 * PANEL_ROW);
 #pragma unroll
-    for (int step = 0; step < STEPS; step++) wgmma_transposed(c, w[step], advanced(right, step * 16 * PANEL_ROW), true);
+    for (int step = 0; step < STEPS; step++) {
+        wgmma_transposed(c, w[step], advanced(right, step * 16 * PANEL_ROW), add || step > 0);
+    }
 }
 
 // Accumulators, rounded to bf16, as the A of a product.

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use nanochat_compute::cuda::Cuda;
 use nanochat_compute::ops::{
-    AdamW, Attention, CachedAttention, HeadLoss, MatMul, Muon, NORM_EPS, PAGE, RopeNorm, Smear,
-    ValueGate, WeightFormat, rope_tables,
+    AdamW, Attention, CachedAttention, HeadLoss, MatMul, Muon, MuonMatrix, NORM_EPS, PAGE,
+    RopeNorm, Smear, ValueGate, WeightFormat, rope_tables,
 };
 use nanochat_compute::{Backend, DType, Tensor};
 use serde_json::{Value, json};
@@ -334,6 +334,8 @@ impl Bench<'_> {
         let (be, len) = (self.be, s.v * s.c);
         let exact = |len, seed| self.random(len, DType::F32, seed);
         let (p, m, g) = (exact(len, 1)?, exact(len, 2)?, exact(len, 4)?);
+        let most = 12 * 4 * s.c * s.c;
+        let (p_all, m_all, g_all) = (exact(most, 5)?, exact(most, 6)?, exact(most, 7)?);
         let v = be.alloc(len, DType::F32)?;
         let a = AdamW { lr: 1e-4, beta1: 0.8, beta2: 0.95, eps: 1e-10, wd: 0.01, t: 10 };
         self.time("adamw", (28 * len, 0.0), || be.adamw(&p, &m, &v, &g, &a))?;
@@ -347,6 +349,18 @@ impl Bench<'_> {
             let flops = 5.0 * (4.0 * r * r * k + 2.0 * r * r * r);
             self.time(&format!("muon, {name}"), (20 * len, flops), || {
                 be.muon(&p, &buf, &second, &scratch, &g, &o)
+            })?;
+            let batch = 12;
+            let one = |i: usize| -> Result<MuonMatrix> {
+                let at = |x: &Tensor| x.slice(i * len..(i + 1) * len);
+                let second = be.alloc(o.second_len(), DType::F32)?;
+                Ok(MuonMatrix { p: at(&p_all), buf: at(&m_all), second, g: at(&g_all) })
+            };
+            let all = (0..batch).map(one).collect::<Result<Vec<_>>>()?;
+            let scratch = be.alloc(batch * o.scratch_len(), DType::F32)?;
+            let (bytes, flops) = (batch * 20 * len, batch as f64 * flops);
+            self.time(&format!("muon, {name} x {batch}"), (bytes, flops), || {
+                be.muon_batch(&all, &scratch, &o)
             })?;
         }
         Ok(())

@@ -58,7 +58,7 @@ pub fn sweep(be: &dyn Backend, job: &Job<'_>, batches: &[usize], rounds: usize) 
     model.init(0)?;
     let plans: Vec<_> =
         batches.iter().map(|&b| StepPlan::on(be, config, b, job.t, Mode::train(be))).collect();
-    let scratch_len = Optimizer::scratch_len(model.table());
+    let scratch_len = Optimizer::scratch_len(be, model.table());
     let most = plans.iter().map(|plan| plan.bytes().div_ceil(4)).max().unwrap_or(0);
     let arena = be.alloc(most.max(scratch_len), DType::F32)?;
     let grads = be.alloc(model.table().len(), DType::F32)?;
