@@ -10,7 +10,7 @@ use nanochat_gpt::{GptConfig, Nano, RawConfig};
 use tiny::{Draws, GENERATIONS, bits};
 
 /// Losses and gradients of one micro batch in an arena full of `dirt`; twice, for the second step
-/// finds what the first one left.
+/// finds what the first one left, its rows among it.
 fn step(
     be: &dyn Backend,
     model: &Nano,
@@ -22,13 +22,13 @@ fn step(
     let arena = plan.layout().allocate(be).expect("a small arena");
     arena.write_f32(&vec![dirt; arena.len()]).expect("as many");
     let bufs = plan.views(&arena);
+    let mut draws = Draws(b as u64);
+    let ids: Vec<i32> = draws.ids(b * t, 90).iter().map(|&id| id as i32).collect();
+    let mut targets: Vec<i32> = draws.ids(b * t, 90).iter().map(|&id| id as i32).collect();
+    targets.iter_mut().step_by(5).for_each(|y| *y = -1);
+    bufs.tokens.write_i32(&ids).expect("B T ids");
+    bufs.targets.write_i32(&targets).expect("B T targets");
     let run = || {
-        let mut draws = Draws(b as u64);
-        let ids: Vec<i32> = draws.ids(b * t, 90).iter().map(|&id| id as i32).collect();
-        let mut targets: Vec<i32> = draws.ids(b * t, 90).iter().map(|&id| id as i32).collect();
-        targets.iter_mut().step_by(5).for_each(|y| *y = -1);
-        bufs.tokens.write_i32(&ids).expect("B T ids");
-        bufs.targets.write_i32(&targets).expect("B T targets");
         let grads = be.alloc(model.table().len(), DType::F32).expect("gradients");
         let losses = model.forward_backward(be, &bufs, &grads, 0.01).expect("backward");
         let grads = grads.to_vec_f32().expect("f32");

@@ -195,7 +195,7 @@ fn a_limit_on_memory_is_respected() {
     let under_limit = |more: &[&str]| {
         let train = ["train", "base", "--run", name(&dir), "--tokenizer", name(&tokenizer)];
         Command::new("sh")
-            .args(["-c", "ulimit -v 1000000 && exec \"$@\"", "sh"])
+            .args(["-c", "ulimit -v 700000 && exec \"$@\"", "sh"])
             .arg(env!("CARGO_BIN_EXE_nanochat"))
             .args(train)
             .args(WIDE)

@@ -327,7 +327,8 @@ impl StepPlan {
             t1: add("t1".into(), n * c, head, end),
         });
         let tokens = put("tokens".into(), n, DType::I32, 0, end);
-        let targets = put("targets".into(), n, DType::I32, 0, head);
+        // A step may be run again on the rows that are there.
+        let targets = put("targets".into(), n, DType::I32, 0, end);
         let ids = Ids {
             tokens,
             targets,
