@@ -130,17 +130,52 @@ pub(super) fn value_gate(
 simd_fn! {
     /// `partial` receives the chunk's share of dw.
     fn gate_gradient_rows(dy: &mut [f32], partial: &mut [f32], dv: &[f32], table: &[f32], ids: &[i32], y: &[f32], w: &[f32], gate: &[f32], s: &ValueGate) {
+        let all = GateGradient { dv, table, ids, y, w, gate, s };
+        // The usual sizes as constants: loops over them are then straight code.
+        match (s.d, s.channels) {
+            (64, 12) => all.rows(dy, partial, 64, 12),
+            (128, 12) => all.rows(dy, partial, 128, 12),
+            (d, channels) => all.rows(dy, partial, d, channels),
+        }
+    }
+}
+
+/// What [`gate_gradient_rows`] reads.
+struct GateGradient<'a> {
+    dv: &'a [f32],
+    table: &'a [f32],
+    ids: &'a [i32],
+    y: &'a [f32],
+    w: &'a [f32],
+    gate: &'a [f32],
+    s: &'a ValueGate,
+}
+
+impl GateGradient<'_> {
+    #[inline(always)]
+    fn rows(&self, dy: &mut [f32], partial: &mut [f32], d: usize, channels: usize) {
+        let s = self.s;
         for (n, dy) in dy.chunks_exact_mut(s.c).enumerate() {
-            for h in 0..s.hkv {
-                let i = n * s.hkv + h;
-                let row = &table[(ids[n] as usize * s.hkv + h) * s.d..][..s.d];
-                let z = dot(&dv[i * s.d..][..s.d], row) * gate[i] * (1.0 - gate[i] / s.scale);
-                for c in 0..s.channels {
-                    partial[h * s.channels + c] += z * y[n * s.c + c];
-                    dy[c] += z * w[h * s.channels + c];
-                }
+            let (dy, y) = (&mut dy[..channels], &self.y[n * s.c..][..channels]);
+            let row = &self.table[self.ids[n] as usize * s.hkv * d..][..s.hkv * d];
+            let dv = &self.dv[n * s.hkv * d..][..s.hkv * d];
+            let gate = &self.gate[n * s.hkv..][..s.hkv];
+            let weights = self.w.chunks_exact(channels).zip(partial.chunks_exact_mut(channels));
+            let heads = row.chunks_exact(d).zip(dv.chunks_exact(d)).zip(gate);
+            for (((row, dv), gate), (w, dw)) in heads.zip(weights) {
+                let z = dot(dv, row) * gate * (1.0 - gate / s.scale);
+                gate_channels(z, dy, dw, y, w);
             }
         }
+    }
+}
+
+/// `dw += z y`, `dy += z w`.
+#[inline(always)]
+fn gate_channels(z: f32, dy: &mut [f32], dw: &mut [f32], y: &[f32], w: &[f32]) {
+    for (((dy, dw), y), w) in dy.iter_mut().zip(dw).zip(y).zip(w) {
+        *dw += z * y;
+        *dy += z * w;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sums and products element by element. References: `ops/mix.rs`, `ops/relu2.rs`.
 
 use super::Cpu;
-use super::chunks::{CHUNK, each, map};
+use super::chunks::{CHUNK, each};
 use super::math::{LANES, simd_fn, sum_lanes};
 
 /// The elements of `x` that stand at chunk `i` of an output.
@@ -48,42 +48,39 @@ pub(super) fn mix(cpu: &Cpu, out: &mut [f32], x: &[f32], y: &[f32], a: f32, b: f
 }
 
 simd_fn! {
-    /// (sum d x, sum d y) in lanes.
-    fn two_dots(d: &[f32], x: &[f32], y: &[f32]) -> [f64; 2] {
+    /// `dy += b d`, `d *= a`; the sums of `d x` and `d y`, in lanes, go to `sums`.
+    fn mix_backward_chunk(d: &mut [f32], dy: &mut [f32], sums: &mut [f32], x: &[f32], y: &[f32], a: f32, b: f32) {
         let (mut ax, mut ay) = ([0f32; LANES], [0f32; LANES]);
         let whole = d.len() / LANES * LANES;
         for i in (0..whole).step_by(LANES) {
-            let (d, x, y) = (&d[i..i + LANES], &x[i..i + LANES], &y[i..i + LANES]);
+            let (d, dy) = (&mut d[i..i + LANES], &mut dy[i..i + LANES]);
+            let (x, y) = (&x[i..i + LANES], &y[i..i + LANES]);
             for j in 0..LANES {
                 ax[j] += d[j] * x[j];
                 ay[j] += d[j] * y[j];
+                dy[j] += b * d[j];
+                d[j] *= a;
             }
         }
-        let mut sums = [f64::from(sum_lanes(ax)), f64::from(sum_lanes(ay))];
+        sums.copy_from_slice(&[sum_lanes(ax), sum_lanes(ay)]);
         for i in whole..d.len() {
-            sums[0] += f64::from(d[i] * x[i]);
-            sums[1] += f64::from(d[i] * y[i]);
-        }
-        sums
-    }
-}
-
-simd_fn! {
-    fn mix_backward_chunk(d: &mut [f32], dy: &mut [f32], a: f32, b: f32) {
-        for (d, dy) in d.iter_mut().zip(dy) {
-            *dy += b * *d;
-            *d *= a;
+            sums[0] += d[i] * x[i];
+            sums[1] += d[i] * y[i];
+            dy[i] += b * d[i];
+            d[i] *= a;
         }
     }
 }
 
-/// Sums of `d x` and `d y` over chunks, in the order of the chunks.
-fn dots(cpu: &Cpu, d: &[f32], x: &[f32], y: &[f32]) -> [f64; 2] {
-    let parts = map(&cpu.pool, d.len().div_ceil(CHUNK), |i| {
-        let range = i * CHUNK..((i + 1) * CHUNK).min(d.len());
-        two_dots(&cpu.kernels, &d[range.clone()], &x[range.clone()], &y[range])
-    });
-    parts.iter().fold([0.0; 2], |s, p| [s[0] + p[0], s[1] + p[1]])
+/// Room for two sums of each chunk of `len` floats.
+fn chunk_sums(len: usize) -> Vec<f32> {
+    vec![0.0; 2 * len.div_ceil(CHUNK)]
+}
+
+/// The chunks' sums, in the order of the chunks.
+fn total(sums: &[f32]) -> [f64; 2] {
+    let add = |s: [f64; 2], c: &[f32]| [s[0] + f64::from(c[0]), s[1] + f64::from(c[1])];
+    sums.chunks_exact(2).fold([0.0; 2], add)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -98,18 +95,32 @@ pub(super) fn mix_backward(
     a: f32,
     b: f32,
 ) {
-    let sums = dots(cpu, d, x, y);
+    let mut sums = chunk_sums(d.len());
+    each(&cpu.pool, [(d, CHUNK), (dy, CHUNK), (&mut sums, 2)], |i, [d, dy, sums]| {
+        let (x, y) = (at(x, i, d), at(y, i, d));
+        mix_backward_chunk(&cpu.kernels, d, dy, sums, x, y, a, b);
+    });
+    let sums = total(&sums);
     da[0] += sums[0] as f32;
     db[0] += sums[1] as f32;
-    each(&cpu.pool, [(d, CHUNK), (dy, CHUNK)], |_, [d, dy]| {
-        mix_backward_chunk(&cpu.kernels, d, dy, a, b);
-    });
 }
 
 simd_fn! {
-    fn scale_chunk(out: &mut [f32], x: &[f32], a: f32) {
-        for (o, x) in out.iter_mut().zip(x) {
-            *o = a * x;
+    /// `dy = a d`; the sum of `d y`, in lanes, goes to `sum`.
+    fn backout_backward_chunk(dy: &mut [f32], sum: &mut f32, d: &[f32], y: &[f32], a: f32) {
+        let mut acc = [0f32; LANES];
+        let whole = dy.len() / LANES * LANES;
+        for i in (0..whole).step_by(LANES) {
+            let (dy, d, y) = (&mut dy[i..i + LANES], &d[i..i + LANES], &y[i..i + LANES]);
+            for j in 0..LANES {
+                acc[j] += d[j] * y[j];
+                dy[j] = a * d[j];
+            }
+        }
+        *sum = sum_lanes(acc);
+        for i in whole..dy.len() {
+            *sum += d[i] * y[i];
+            dy[i] = a * d[i];
         }
     }
 }
@@ -122,11 +133,12 @@ pub(super) fn backout_backward(
     y: &[f32],
     lambda: f32,
 ) {
-    dlambda[0] -= dots(cpu, dout, y, y)[0] as f32;
-    each(&cpu.pool, [(dy, CHUNK)], |i, [dy]| {
-        let d = at(dout, i, dy);
-        scale_chunk(&cpu.kernels, dy, d, -lambda);
+    let mut sums = chunk_sums(dy.len());
+    each(&cpu.pool, [(dy, CHUNK), (&mut sums, 2)], |i, [dy, sums]| {
+        let (d, y) = (at(dout, i, dy), at(y, i, dy));
+        backout_backward_chunk(&cpu.kernels, dy, &mut sums[0], d, y, -lambda);
     });
+    dlambda[0] -= total(&sums)[0] as f32;
 }
 
 simd_fn! {

@@ -135,25 +135,75 @@ pub(super) fn norm_backward(
     });
 }
 
+/// Where heads that follow each other stand, without a division for each.
+struct Places {
+    head: usize,
+    t: usize,
+}
+
+impl Places {
+    /// From the `first` head on.
+    #[inline(always)]
+    fn new(s: &RopeNorm, first: usize) -> Self {
+        Self { head: first % s.h, t: first / s.h % s.t }
+    }
+
+    /// The position of the next head.
+    #[inline(always)]
+    fn next(&mut self, s: &RopeNorm) -> usize {
+        let position = s.start + self.t;
+        self.head += 1;
+        if self.head == s.h {
+            self.head = 0;
+            self.t = if self.t + 1 == s.t { 0 } else { self.t + 1 };
+        }
+        position
+    }
+}
+
+/// Calls `$run` with the width of a head, as a constant where it is a usual one: loops over it are then
+/// straight code.
+macro_rules! with_width {
+    ($d:expr, |$width:ident| $run:expr) => {
+        match $d {
+            64 => {
+                let $width = 64;
+                $run
+            }
+            128 => {
+                let $width = 128;
+                $run
+            }
+            $width => $run,
+        }
+    };
+}
+
+#[inline(always)]
+fn rope_norm_head(head: &mut [f32], cos: &[f32], sin: &[f32], d: usize, s: &RopeNorm) -> f32 {
+    let (x1, x2) = head[..d].split_at_mut(d / 2);
+    for (((x1, x2), cos), sin) in x1.iter_mut().zip(x2).zip(cos).zip(sin) {
+        let (a, b) = (*x1, *x2);
+        *x1 = a * cos + b * sin;
+        *x2 = b * cos - a * sin;
+    }
+    let rstd = 1.0 / (dot(&head[..d], &head[..d]) / d as f32 + s.eps).sqrt();
+    let scale = s.scale * rstd;
+    for v in &mut head[..d] {
+        *v *= scale;
+    }
+    rstd
+}
+
 simd_fn! {
     /// `first` is the row of x that the chunk begins with, counted in heads.
     fn rope_norm_heads(x: &mut [f32], rstd: &mut [f32], cos: &[f32], sin: &[f32], s: &RopeNorm, first: usize) {
-        let half = s.d / 2;
-        for ((i, head), r) in x.chunks_exact_mut(s.d).enumerate().zip(rstd) {
-            let at = (s.start + (first + i) / s.h % s.t) * half;
-            let (x1, x2) = head.split_at_mut(half);
-            let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-            for j in 0..half {
-                let (a, b) = (x1[j], x2[j]);
-                x1[j] = a * cos[j] + b * sin[j];
-                x2[j] = b * cos[j] - a * sin[j];
-            }
-            *r = 1.0 / (dot(head, head) / s.d as f32 + s.eps).sqrt();
-            let scale = s.scale * *r;
-            for v in head.iter_mut() {
-                *v *= scale;
-            }
-        }
+        let mut places = Places::new(s, first);
+        with_width!(s.d, |d| for (head, r) in x.chunks_exact_mut(d).zip(rstd) {
+            let at = places.next(s) * (d / 2);
+            let (cos, sin) = (&cos[at..at + d / 2], &sin[at..at + d / 2]);
+            *r = rope_norm_head(head, cos, sin, d, s);
+        });
     }
 }
 
@@ -171,25 +221,40 @@ pub(super) fn rope_norm(
     });
 }
 
+#[inline(always)]
+fn rope_norm_backward_head(
+    head: &mut [f32],
+    out: &[f32],
+    rstd: f32,
+    (cos, sin): (&[f32], &[f32]),
+    d: usize,
+    s: &RopeNorm,
+) {
+    let (head, out) = (&mut head[..d], &out[..d]);
+    let m = dot(head, out) / (d as f32 * s.scale * s.scale);
+    let scale = s.scale * rstd;
+    for (dx, o) in head.iter_mut().zip(out) {
+        *dx = scale * (*dx - o * m);
+    }
+    let (d1, d2) = head.split_at_mut(d / 2);
+    for (((d1, d2), cos), sin) in d1.iter_mut().zip(d2).zip(cos).zip(sin) {
+        let (a, b) = (*d1, *d2);
+        *d1 = a * cos - b * sin;
+        *d2 = a * sin + b * cos;
+    }
+}
+
 simd_fn! {
     fn rope_norm_backward_heads(dx: &mut [f32], out: &[f32], rstd: &[f32], cos: &[f32], sin: &[f32], s: &RopeNorm, first: usize) {
-        let half = s.d / 2;
-        for (i, head) in dx.chunks_exact_mut(s.d).enumerate() {
-            let at = (s.start + (first + i) / s.h % s.t) * half;
-            let out = &out[i * s.d..][..s.d];
-            let m = dot(head, out) / (s.d as f32 * s.scale * s.scale);
-            let scale = s.scale * rstd[i];
-            for (d, o) in head.iter_mut().zip(out) {
-                *d = scale * (*d - o * m);
+        let mut places = Places::new(s, first);
+        with_width!(s.d, |d| {
+            let heads = dx.chunks_exact_mut(d).zip(out.chunks_exact(d)).zip(rstd);
+            for ((head, out), rstd) in heads {
+                let at = places.next(s) * (d / 2);
+                let (cos, sin) = (&cos[at..at + d / 2], &sin[at..at + d / 2]);
+                rope_norm_backward_head(head, out, *rstd, (cos, sin), d, s);
             }
-            let (d1, d2) = head.split_at_mut(half);
-            let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-            for j in 0..half {
-                let (a, b) = (d1[j], d2[j]);
-                d1[j] = a * cos[j] - b * sin[j];
-                d2[j] = a * sin[j] + b * cos[j];
-            }
-        }
+        });
     }
 }
 
