@@ -76,7 +76,7 @@ def gemm(dtype: str) -> Case:
     return Case(
         f"gemm-{dtype}",
         f"PyTorch {dtype}",
-        words(f"bench ops --rows 4096 --dtype {dtype}"),
+        words(f"bench ops --rows 4096 --only products --dtype {dtype}"),
         words(f"torch_gemm.py --rows 4096 --dtype {dtype}"),
     )
 

@@ -266,6 +266,21 @@ fn a_run_answers_once_or_line_by_line() {
 }
 
 #[test]
+fn every_operation_is_timed_beside_its_limit() {
+    let base = tempfile::tempdir().expect("a temporary folder");
+    let parts = ["--only", "products,attention,elementwise"];
+    let flags = ["bench", "ops", "--quick", "--runs", "1", "--tokens", "512", "--dtype", "f32"];
+    let found = last_json(&ok(base.path(), &[&flags[..], &parts].concat()));
+    let ops = found["ops"].as_array().expect("a list");
+    for name in ["linear_weight_grad", "attention_backward", "rope_norm", "adamw", "softcap"] {
+        let op = ops.iter().find(|op| op["op"] == name).unwrap_or_else(|| panic!("no {name}"));
+        assert!(op["share"].as_f64().is_some_and(|share| share > 0.0), "{op}");
+    }
+    assert!(found["summary_f32"]["linear"]["least"].as_f64().is_some_and(|x| x > 0.0));
+    assert!(found["limits"]["bytes_per_sec"]["triad"].as_f64().is_some_and(|x| x > 0.0));
+}
+
+#[test]
 fn the_way_to_the_first_word_is_measured_in_parts() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();

@@ -7,7 +7,10 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use super::chunks::{CHUNK, each};
 use super::gemm::Shelf;
+use super::math::simd_fn;
+use super::pool::Pool;
 use super::simd::{Kernels, Simd};
 
 /// The arithmetic whose peak is measured.
@@ -87,6 +90,57 @@ pub fn read_bandwidth(threads: usize, bytes: usize) -> f64 {
         (STREAMS * stream) as f64
     };
     (0..5).map(|_| together(threads, &each)).fold(0.0, f64::max)
+}
+
+/// What memory gives to plain passes, in bytes/s, all threads together; lines that are fetched in order to
+/// be overwritten do not count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Streams {
+    /// `a[i] = b[i]`: 8 bytes an element.
+    pub copy: f64,
+    /// `a[i] = b[i] + s c[i]`: 12 bytes an element. Source: McCalpin's STREAM.
+    pub triad: f64,
+}
+
+type Pass<'a> = &'a (dyn Fn(&mut [f32], &[f32], &[f32]) + Sync);
+
+/// Passes over arrays of `len` floats in all, cut like those of the operations. At the size of what an
+/// operation moves they show the caches that it meets; at several times the last one, memory.
+pub fn streams(kernels: &Kernels, threads: usize, len: usize) -> Streams {
+    let pool = Pool::new(threads);
+    let (b, c) = (vec![1f32; len], vec![2f32; len]);
+    let mut a = vec![0f32; len];
+    let mut best = |bytes: usize, pass: Pass<'_>| {
+        let seconds = (0..7).map(|_| {
+            let start = Instant::now();
+            each(&pool, [(a.as_mut_slice(), CHUNK)], |i, [a]| {
+                let range = i * CHUNK..i * CHUNK + a.len();
+                pass(a, &b[range.clone()], &c[range]);
+            });
+            start.elapsed().as_secs_f64()
+        });
+        (bytes * len) as f64 / seconds.fold(f64::INFINITY, f64::min).max(1e-9)
+    };
+    let copy = best(8, &|a, b, _| copy_chunk(kernels, a, b));
+    let triad = best(12, &|a, b, c| triad_chunk(kernels, a, b, c, 3.0));
+    black_box(&a);
+    Streams { copy, triad }
+}
+
+simd_fn! {
+    fn copy_chunk(a: &mut [f32], b: &[f32]) {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = *b;
+        }
+    }
+}
+
+simd_fn! {
+    fn triad_chunk(a: &mut [f32], b: &[f32], c: &[f32], s: f32) {
+        for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+            *a = b + s * c;
+        }
+    }
 }
 
 /// Runs `each` on every thread at once; the sum of what they return by the time of the slowest.
@@ -181,5 +235,7 @@ mod tests {
             assert!(peak.is_some_and(|peak| peak > 1e7), "{}", kernels.simd());
         }
         assert!(read_bandwidth(2, 1 << 20) > 1e6);
+        let streams = streams(&Kernels::detect(), 2, 100_000);
+        assert!(streams.copy > 1e6 && streams.triad > 1e6, "{streams:?}");
     }
 }

@@ -19,6 +19,7 @@ use crate::cli::Global;
 pub use batch_size::BatchBench;
 use infer::InferBench;
 use model::ModelFlags;
+use ops::OpsBench;
 use quick::QuickBench;
 use sft::SftBench;
 use start::StartBench;
@@ -28,7 +29,7 @@ use start::StartBench;
 pub enum BenchCommand {
     /// Training steps of a model on random tokens, with a breakdown by operation.
     Train(TrainBench),
-    /// Matrix products and attention against the machine's register peak.
+    /// Products, attention and every other operation beside the machine's own limits.
     Ops(OpsBench),
     /// Tokenizer: training, encoding, decoding.
     Tokenizer(TokenizerBench),
@@ -69,17 +70,6 @@ pub struct TrainBench {
     /// Steps timed, after one that is not.
     #[arg(long, default_value_t = 3)]
     pub steps: u64,
-}
-
-/// Flags of `bench ops`.
-#[derive(Args, Clone, Debug)]
-pub struct OpsBench {
-    /// Rows of the products.
-    #[arg(long, default_value_t = 4096)]
-    pub rows: usize,
-    /// Runs of each, of which the median counts.
-    #[arg(long, default_value_t = 5)]
-    pub runs: usize,
 }
 
 /// Flags of `bench tokenizer`.

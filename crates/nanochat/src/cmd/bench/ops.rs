@@ -1,101 +1,117 @@
-//! `nanochat bench ops`: products and attention as a share of what the registers can do.
+//! `nanochat bench ops`: each operation of the model beside what this machine could do at most.
+//!
+//! In: rows, runs, which parts. Out: a table of each part, and one JSON object. Limits are measured in the
+//! same run ([`limits`]), for a product again beside each shape: a share survives a change of machine and of
+//! the hour, a rate does not.
 
-use std::time::{Duration, Instant};
+mod attention;
+mod elementwise;
+mod limits;
+mod operands;
+mod products;
+mod threads;
+mod timing;
 
 use anyhow::Result;
-use nanochat_compute::cpu::peak::{self, Arithmetic};
-use nanochat_compute::ops::{Attention, Layout, MatMul};
-use nanochat_compute::{Backend, Tensor};
-use serde_json::json;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
 
-use super::OpsBench;
-use crate::cli::Global;
+use self::limits::Limits;
+use crate::cli::{Dtype, Global};
 
-/// (K, N) of the products.
-const SHAPES: [(usize, usize); 8] = [
-    (128, 512),
-    (256, 256),
-    (256, 1024),
-    (384, 384),
-    (384, 1536),
-    (768, 768),
-    (768, 3072),
-    (384, 32768),
-];
-
-fn random(len: usize, seed: u64) -> Result<Tensor> {
-    let mut state = seed;
-    let draw = |_| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    Ok(Tensor::from_f32(&(0..len).map(draw).collect::<Vec<_>>())?)
+/// Flags of `bench ops`.
+#[derive(Args, Clone, Debug)]
+pub struct OpsBench {
+    /// Rows of the products; with 32,768 columns only the first.
+    #[arg(long, value_delimiter = ',', default_values_t = [4096, 8192])]
+    pub rows: Vec<usize>,
+    /// Rows (tokens) of the operations that are not products.
+    #[arg(long, default_value_t = 16384)]
+    pub tokens: usize,
+    /// Runs of each, of which the median and the best are printed.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// What is timed.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
+    pub only: Vec<Part>,
+    /// Few shapes, small ones: seconds instead of minutes.
+    #[arg(long)]
+    pub quick: bool,
 }
 
-/// Median seconds of `runs` calls, after one that is not counted.
-fn median(runs: usize, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    call()?;
-    let mut times = Vec::new();
-    for _ in 0..runs.max(1) {
-        let start = Instant::now();
-        call()?;
-        times.push(start.elapsed().as_secs_f64());
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Matrix products of a linear layer, and the head.
+    Products,
+    /// Attention, forward and backward.
+    Attention,
+    /// Everything that makes one pass over its operands.
+    Elementwise,
+    /// A training step on one thread and on all.
+    Threads,
+}
+
+impl Part {
+    const ALL: [Part; 4] = [Part::Products, Part::Attention, Part::Elementwise, Part::Threads];
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Part::Products => "products",
+            Part::Attention => "attention",
+            Part::Elementwise => "elementwise",
+            Part::Threads => "threads",
+        })
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }
 
 /// Runs the command.
 pub fn run(args: &OpsBench, global: &Global) -> Result<()> {
+    anyhow::ensure!(args.rows.iter().all(|&m| m > 0), "--rows 0: products have one row at least");
+    anyhow::ensure!(args.tokens > 0 && args.runs > 0, "--tokens and --runs count from 1");
+    let args = &if args.quick { quick(args) } else { args.clone() };
     let cpu = global.cpu()?;
-    let be: &dyn Backend = &cpu;
-    let time = Duration::from_millis(300);
-    let kernels = cpu.kernels();
-    let measure = |a| peak::flops(&kernels, a, cpu.threads(), time);
-    let (f32_peak, bf16_peak) = (measure(Arithmetic::F32), measure(Arithmetic::Bf16));
-    let read = peak::read_bandwidth(cpu.threads(), 256 << 20);
-    let peak = if cpu.is_bf16() { bf16_peak } else { f32_peak }.unwrap_or(f64::NAN);
-    let dtype = if cpu.is_bf16() { "bf16" } else { "f32" };
-    println!("{}: peak {:.0} GFLOP/s, read {:.1} GB/s", be.name(), peak / 1e9, read / 1e9);
-    let mut rows = Vec::new();
-    let mut show = |op: &str, shape: String, flops: f64, s: f64| {
-        let (rate, share) = (flops / s, flops / s / peak);
-        println!("{op:<20} {shape:<22} {:8.1} GFLOP/s  {:5.1} %", rate / 1e9, 100.0 * share);
-        rows.push(json!({"op": op, "shape": shape, "dtype": dtype, "flops_per_sec": rate, "share": share}));
-    };
-    let m = args.rows;
-    for (k, n) in SHAPES {
-        let (x, w, y) = (random(m * k, 1)?, random(n * k, 2)?, random(m * n, 3)?);
-        for (op, c, a, b, s) in [
-            ("linear", &y, &x, &w, MatMul::forward(m, k, n)),
-            ("linear_input_grad", &x, &y, &w, MatMul::input_grad(m, k, n)),
-            ("linear_weight_grad", &w, &y, &x, MatMul::weight_grad(m, k, n)),
-        ] {
-            debug_assert!(s.layout != Layout::Nt || s.k == k);
-            let seconds = median(args.runs, || Ok(be.matmul(c, a, b, &s)?))?;
-            show(op, format!("{m} x {k} x {n}"), s.flops(), seconds);
+    let limits = Limits::measure(&cpu, args.tokens);
+    limits.print();
+    let mut found = Map::new();
+    let mut ops = Vec::new();
+    for global in precisions(global) {
+        let cpu = global.cpu()?;
+        if args.only.contains(&Part::Products) {
+            let (rows, summary) = products::run(args, &cpu)?;
+            ops.extend(rows);
+            let dtype = products::dtype(&cpu);
+            found.insert(format!("summary_{dtype}"), summary);
+        }
+        if args.only.contains(&Part::Attention) {
+            ops.extend(attention::run(args, &cpu)?);
         }
     }
-    for (t, d) in [(256, 32), (512, 64), (2048, 64), (2048, 128)] {
-        let (h, b) = (384 / d, (m / t).max(1));
-        let s = Attention { b, t, h, hkv: h, d, window: t, scale: 1.0 / (d as f32).sqrt() };
-        let n = b * t * h * d;
-        let [q, k, v, o, dout] = [4, 5, 6, 7, 8].map(|seed| random(n, seed));
-        let (q, k, v, o, dout) = (q?, k?, v?, o?, dout?);
-        let lse = random(b * t * h, 9)?;
-        let pairs = (b * h * t * (t + 1) / 2) as f64;
-        let shape = format!("B {b} T {t} H {h} D {d}");
-        let s_fwd = median(args.runs, || Ok(be.attention(&o, &lse, &q, &k, &v, &s)?))?;
-        show("attention", shape.clone(), 4.0 * d as f64 * pairs, s_fwd);
-        let [dq, dk, dv] = [10, 11, 12].map(|seed| random(n, seed));
-        let (dq, dk, dv) = (dq?, dk?, dv?);
-        let s_bwd = median(args.runs, || {
-            Ok(be.attention_backward(&dq, &dk, &dv, &dout, &o, &lse, &q, &k, &v, &s)?)
-        })?;
-        show("attention_backward", shape, 10.0 * d as f64 * pairs, s_bwd);
+    if args.only.contains(&Part::Elementwise) {
+        ops.extend(elementwise::run(args, &cpu, &limits)?);
     }
-    let peak = json!({"f32": f32_peak, "bf16": bf16_peak, "read_bytes_per_sec": read});
-    println!("{}", json!({"peak": peak, "ops": rows, "backend": be.name()}));
+    if args.only.contains(&Part::Threads) {
+        found.insert("threads".into(), threads::run(args, global)?);
+    }
+    found.insert("limits".into(), limits.json());
+    found.insert("ops".into(), Value::Array(ops));
+    found.insert("backend".into(), json!(nanochat_compute::Backend::name(&cpu)));
+    println!("{}", Value::Object(found));
     Ok(())
+}
+
+/// The settings with each arithmetic that this machine has units for, unless one was asked for.
+fn precisions(global: &Global) -> Vec<Global> {
+    let with = |dtype| Global { dtype, ..global.clone() };
+    let is_bf16 = global.cpu().is_ok_and(|cpu| cpu.is_bf16());
+    match global.dtype {
+        Dtype::Auto if is_bf16 => vec![with(Dtype::Bf16), with(Dtype::F32)],
+        _ => vec![global.clone()],
+    }
+}
+
+fn quick(args: &OpsBench) -> OpsBench {
+    OpsBench { rows: vec![args.rows[0].min(1024)], tokens: args.tokens.min(2048), ..args.clone() }
 }
