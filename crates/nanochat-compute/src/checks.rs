@@ -36,6 +36,21 @@ pub(crate) fn expect_positions(
     Ok(())
 }
 
+/// Whole rows of whole heads, each with as many numbers of its place; how many.
+pub(crate) fn expect_places(
+    op: &'static str,
+    places: usize,
+    s: &RopeNorm,
+    heads: usize,
+) -> Result<usize> {
+    let row = s.t * s.h;
+    expect(op, s.d > 0 && s.d.is_multiple_of(2), "head_dim is not even")?;
+    expect(op, row > 0 && heads > 0 && heads.is_multiple_of(row), "rows of heads are not whole")?;
+    let rows = heads / row;
+    expect(op, places > 0 && places.is_multiple_of(rows), "rows have no places, or unequal ones")?;
+    Ok(places / rows)
+}
+
 /// Every operand has its length.
 macro_rules! lens {
     ($op:expr; $($x:ident = $len:expr),*) => {

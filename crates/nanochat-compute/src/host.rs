@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::checks::{expect, expect_gate, expect_heads, expect_positions, lens};
+use crate::checks::{expect, expect_gate, expect_heads, expect_places, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, Layout, MatMul, Muon, PAGE,
@@ -339,6 +339,44 @@ impl<K: HostKernels> Backend for K {
         expect_positions(OP, cos.len(), s, rstd.len())?;
         f32s!(OP; x, sin);
         timed(self, OP, || HostKernels::rope_norm(self, x, rstd, cos, sin, s));
+        Ok(())
+    }
+
+    fn rope_norm_placed(
+        &self,
+        x: &Tensor,
+        rstd: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        places: &Tensor,
+        s: &RopeNorm,
+    ) -> Result<()> {
+        const OP: &str = "rope_norm_placed";
+        lens!(OP; x = rstd.len() * s.d, cos = sin.len());
+        let ([x, rstd], [cos, sin, places]) = borrow(OP, [x, rstd], [cos, sin, places])?;
+        let (cos, rstd, places) = (cos.f32(OP)?, rstd.f32(OP)?, places.i32(OP)?);
+        let stride = expect_places(OP, places.len(), s, rstd.len())?;
+        for place in places.iter().step_by(stride) {
+            let reach = cos.len() / (s.d / 2);
+            let inside = |start: usize| s.start + start + s.t <= reach;
+            if !usize::try_from(*place).is_ok_and(inside) {
+                let detail = format!("a row begins at position {place}, the tables reach {reach}");
+                return Err(Error::Invalid { op: OP, detail });
+            }
+        }
+        f32s!(OP; x, sin);
+        timed(self, OP, || HostKernels::rope_norm_placed(self, x, rstd, cos, sin, places, s));
+        Ok(())
+    }
+
+    fn argmax(&self, out: &Tensor, x: &Tensor, v: usize) -> Result<()> {
+        const OP: &str = "argmax";
+        expect(OP, v > 0, "rows are empty")?;
+        lens!(OP; x = out.len() * v);
+        let ([out], [x]) = borrow(OP, [out], [x])?;
+        let out = out.i32(OP)?;
+        f32s!(OP; x);
+        timed(self, OP, || HostKernels::argmax(self, out, x, v));
         Ok(())
     }
 

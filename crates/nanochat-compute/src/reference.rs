@@ -143,6 +143,20 @@ pub trait HostKernels {
     fn rope_norm(&self, x: &mut [f32], rstd: &mut [f32], cos: &[f32], sin: &[f32], s: &RopeNorm) {
         ops::rope::rope_norm(x, rstd, cos, sin, s);
     }
+    fn rope_norm_placed(
+        &self,
+        x: &mut [f32],
+        rstd: &mut [f32],
+        cos: &[f32],
+        sin: &[f32],
+        places: &[i32],
+        s: &RopeNorm,
+    ) {
+        ops::rope::rope_norm_placed(x, rstd, cos, sin, places, s);
+    }
+    fn argmax(&self, out: &mut [i32], x: &[f32], v: usize) {
+        ops::loss::argmax(out, x, v);
+    }
     fn rope_norm_backward(
         &self,
         dx: &mut [f32],

@@ -152,6 +152,11 @@ impl Tensor {
         Ok(t)
     }
 
+    /// Where the first element lies, in the space of its memory: what tells two tensors apart.
+    pub fn address(&self) -> u64 {
+        self.byte_range().start as u64
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         self.len
@@ -398,6 +403,13 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
+    pub(crate) fn i32(self, op: &'static str) -> Result<&'a mut [i32]> {
+        match self {
+            ViewMut::I32(x) => Ok(x),
+            other => Err(other.is_not(op, DType::I32)),
+        }
+    }
+
     pub(crate) fn f32(self, op: &'static str) -> Result<&'a mut [f32]> {
         match self {
             ViewMut::F32(x) => Ok(x),

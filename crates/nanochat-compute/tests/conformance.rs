@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Case, Role, Values, case, cases, every_host, random, steps, worst};
+use common::{Case, Operand, Role, Values, case, cases, every_host, random, steps, worst};
 use nanochat_compute::cpu::simd::{Kernels, Simd};
 use nanochat_compute::cpu::{Cpu, Precision};
 use nanochat_compute::eager::Eager;
@@ -112,7 +112,15 @@ fn every_operation_has_a_case() {
     assert!(names.contains(&"matmul"), "the trait's methods were found: {names:?}");
     let cases = cases::all();
     let others = ["name", "profile_start", "profile_stop", "workspace_bytes", "alloc", "default"];
-    let more = ["own_memory", "synchronize", "step_style", "place_f32", "place_i32", "muon_batch"];
+    let more = [
+        "own_memory",
+        "synchronize",
+        "step_style",
+        "place_f32",
+        "place_i32",
+        "muon_batch",
+        "replay",
+    ];
     let others =
         [&others[..], &more, &["pack", "matmul_packed", "cache_dtype", "remakes_hidden"]].concat();
     for name in names.into_iter().filter(|name| !others.contains(name)) {
@@ -345,8 +353,8 @@ fn ids_and_targets_outside_the_vocabulary_are_refused() {
     let mut broken = 0;
     for be in kinds() {
         for case in small() {
-            let Some(i) = case.operands.iter().position(|o| matches!(o.values, Values::I32(_)))
-            else {
+            let is_ids = |o: &Operand| o.role == Role::Read && matches!(o.values, Values::I32(_));
+            let Some(i) = case.operands.iter().position(is_ids) else {
                 continue;
             };
             let Values::I32(ids) = &case.operands[i].values else { unreachable!() };

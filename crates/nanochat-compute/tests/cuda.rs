@@ -68,7 +68,7 @@ const EXACT: [&str; 24] = [
 
 /// The case with activations in bf16; none where an operation has none.
 fn in_bf16(mut case: Case) -> Option<Case> {
-    if ["adamw", "muon", "muon_batch", "matmul"].contains(&case.op) {
+    if ["adamw", "muon", "muon_batch", "matmul", "argmax"].contains(&case.op) {
         return None;
     }
     let mut any = false;
@@ -121,6 +121,20 @@ fn every_kernel_is_near_the_reference_with_activations_in_bf16() {
         count += 1;
     }
     println!("{count} cases with activations in bf16");
+}
+
+#[test]
+fn a_gpu_without_products_of_warpgroups_attends_the_same() {
+    let dir = env!("CARGO_TARGET_TMPDIR").as_ref();
+    let Ok(older) = Cuda::emulated_as(dir, Precision::Bf16, (8, 0)) else { return };
+    let loose = |_: usize, want: &[f32]| want.iter().fold(1f32, |m, x| m.max(x.abs())) / 30.0;
+    for (case, again) in cases::all().into_iter().zip(cases::all()) {
+        if ["attention", "attention_backward"].contains(&case.op) {
+            let case = in_bf16(case).expect("attention has activations");
+            let wide = widened(in_bf16(again).expect("the same case"));
+            assert_near(&case, &case.results(&older), &wide.results(&Reference), loose);
+        }
+    }
 }
 
 #[test]

@@ -36,4 +36,25 @@ pub trait Decoder {
     fn fork(&mut self, n: usize) -> Result<()>;
     /// Feeds one id to each row; returns the logits (rows, V), row-major.
     fn decode(&mut self, ids: &[u32]) -> Result<Vec<f32>>;
+    /// As [`Decoder::decode`]; returns the id of each row's largest logit, the lowest of equals: all
+    /// that greedy generation needs, and on a GPU all that is copied.
+    fn decode_likeliest(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
+        Ok(likeliest(&self.decode(ids)?, self.rows()))
+    }
+}
+
+/// The likeliest id of each of `n` rows of logits, the lowest of equals.
+pub fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
+    // The largest in lanes, which the compiler makes vectors of, then where it stands first.
+    let best = |row: &[f32]| {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        for piece in row.chunks(lanes.len()) {
+            for (largest, x) in lanes.iter_mut().zip(piece) {
+                *largest = if x > largest { *x } else { *largest };
+            }
+        }
+        let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        row.iter().position(|x| *x == largest).unwrap_or(0) as u32
+    };
+    logits.chunks(logits.len() / n).map(best).collect()
 }

@@ -207,6 +207,7 @@ impl HostKernels for Cpu {
             let mut packed = gemm::PackedB::on(shelf, &self.kernels, self.multiply, n, k);
             packed.pack(&self.pool, gemm::Layout::Nt, w, k);
             return Some(PackedWeight {
+                address: None,
                 n,
                 k,
                 format,
@@ -215,7 +216,8 @@ impl HostKernels for Cpu {
             });
         }
         let packed = gemm::NarrowB::on(shelf, &self.pool, kernels, narrow, w, (n, k));
-        Some(PackedWeight { n, k, format, bytes: packed.bytes(), inner: Box::new(packed) })
+        let (bytes, address) = (packed.bytes(), None);
+        Some(PackedWeight { n, k, format, bytes, address, inner: Box::new(packed) })
     }
     fn matmul_packed(&self, c: &mut [f32], a: &[f32], b: &PackedWeight, s: &MatMul) -> bool {
         match b.inner.downcast_ref::<gemm::NarrowB>() {

@@ -38,6 +38,12 @@ fn shape(s: &Attention) -> [Arg; 5] {
 }
 
 impl Cuda {
+    /// True where heads of this width have kernels on the products of whole warpgroups, which only
+    /// compute capability 9.0 has.
+    fn multiplies_by_warpgroups(&self, d: usize) -> bool {
+        d == 128 && self.driver.capability() == (9, 0)
+    }
+
     /// [`crate::Backend::attention`] without the checks.
     pub(super) fn attention_forward(
         &self,
@@ -51,9 +57,13 @@ impl Cuda {
         let window = int(s.window.min(s.t));
         let [b, t, h, hkv, d] = shape(s);
         if on_tensor_cores(dtype, s.d) {
-            let grid = tiles(s, s.h, 128, 768 * s.d);
             let mut args = args![out, lse, q, k, v].to_vec();
             args.extend([t, h, hkv, Arg::I32(window), Arg::F32(s.scale)]);
+            if self.multiplies_by_warpgroups(s.d) {
+                let grid = tiles(s, s.h, 256, 160 << 10);
+                return self.launch("attention_forward_wgmma_128", grid, &args);
+            }
+            let grid = tiles(s, s.h, 128, 768 * s.d);
             return self.launch(&format!("attention_forward_{}", s.d), grid, &args);
         }
         let mut args = args![out, lse, q, k, v].to_vec();
@@ -82,11 +92,16 @@ impl Cuda {
         let (to_kv, to_q) = (args![dk, dv], args![dq]);
         if on_tensor_cores(dtype, s.d) {
             let end = [t, h, hkv, Arg::I32(window), Arg::F32(s.scale)];
-            let grid = tiles(s, s.hkv, 256, 1024 * s.d + 1024);
-            let kernel = format!("attention_backward_kv_{}", s.d);
+            let (of_kv, of_q) = match self.multiplies_by_warpgroups(s.d) {
+                true => (194 << 10, 192 << 10),
+                false => (1024 * s.d + 1024, 1024 * s.d),
+            };
+            let unit = if self.multiplies_by_warpgroups(s.d) { "wgmma_" } else { "" };
+            let kernel = format!("attention_backward_kv_{unit}{}", s.d);
+            let grid = tiles(s, s.hkv, 256, of_kv);
             self.launch(&kernel, grid, &[&to_kv[..], rest, &end].concat())?;
-            let grid = tiles(s, s.h, 256, 1024 * s.d);
-            let kernel = format!("attention_backward_q_{}", s.d);
+            let kernel = format!("attention_backward_q_{unit}{}", s.d);
+            let grid = tiles(s, s.h, 256, of_q);
             return self.launch(&kernel, grid, &[&to_q[..], rest, &end].concat());
         }
         let end = [b, t, h, hkv, d, Arg::I32(window), Arg::F32(s.scale)];

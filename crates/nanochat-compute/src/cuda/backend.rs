@@ -1,9 +1,9 @@
 //! [`Backend`] for a GPU: what a call must be, then its launches.
 
-use super::driver::{Grid, Matrix, Product};
+use super::driver::{Arg, Grid, Matrix, Product};
 use super::launch::{THREADS, args, blocks, int, suffix, walk, warps};
 use super::{Cuda, Work};
-use crate::checks::{expect, expect_gate, expect_heads, expect_positions, lens};
+use crate::checks::{expect, expect_gate, expect_heads, expect_places, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, MuonMatrix,
@@ -11,6 +11,8 @@ use crate::ops::{
 };
 use crate::{DType, Error, Result, Tensor};
 
+/// In place of an operand that is not there.
+const ABSENT: Arg = Arg::Ptr(0);
 /// Rows whose gates one block sums up.
 const GATE_ROWS: usize = 256;
 
@@ -224,7 +226,8 @@ impl Backend for Cuda {
         let narrow = self.alloc_on(n * k, DType::BF16)?;
         self.narrow(&narrow, w)?;
         let (bytes, format) = (narrow.bytes(), WeightFormat::Bf16);
-        Ok(Some(PackedWeight { n, k, bytes, format, inner: Box::new(DeviceWeight(narrow)) }))
+        let (address, inner) = (Some(narrow.address()), Box::new(DeviceWeight(narrow)));
+        Ok(Some(PackedWeight { n, k, bytes, format, address, inner }))
     }
 
     fn matmul_packed(&self, c: &Tensor, a: &Tensor, b: &PackedWeight, s: &MatMul) -> Result<()> {
@@ -399,9 +402,47 @@ impl Backend for Cuda {
         expect_positions(OP, cos.len(), s, rstd.len())?;
         let dtype = self.one_type(OP, &[x])?;
         let (heads, t, h, d, start) = (rstd.len(), int(s.t), int(s.h), int(s.d), int(s.start));
-        let args = args![x, rstd, cos, sin, heads, t, h, d, start, s.scale, s.eps];
+        let args = args![x, rstd, cos, sin, heads, t, h, d, start, ABSENT, 0, s.scale, s.eps];
         let (kernel, grid) = rope_launch("rope_norm", s, heads, dtype, &[x, cos, sin]);
         self.timed(OP, || self.launch(&kernel, grid, args))
+    }
+
+    fn rope_norm_placed(
+        &self,
+        x: &Tensor,
+        rstd: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        places: &Tensor,
+        s: &RopeNorm,
+    ) -> Result<()> {
+        const OP: &str = "rope_norm_placed";
+        lens!(OP; x = rstd.len() * s.d, cos = sin.len());
+        self.check(OP, &[x, rstd], &[cos, sin, places])?;
+        self.all_are(OP, DType::F32, &[rstd, cos, sin])?;
+        self.all_are(OP, DType::I32, &[places])?;
+        let stride = int(expect_places(OP, places.len(), s, rstd.len())?);
+        let dtype = self.one_type(OP, &[x])?;
+        let (heads, t, h, d, start) = (rstd.len(), int(s.t), int(s.h), int(s.d), int(s.start));
+        let args = args![x, rstd, cos, sin, heads, t, h, d, start, places, stride, s.scale, s.eps];
+        let (kernel, grid) = rope_launch("rope_norm", s, heads, dtype, &[x, cos, sin]);
+        self.timed(OP, || self.launch(&kernel, grid, args))
+    }
+
+    fn argmax(&self, out: &Tensor, x: &Tensor, v: usize) -> Result<()> {
+        const OP: &str = "argmax";
+        // A place goes through the lanes as a float, exact up to 2^24.
+        expect(OP, v > 0 && v < 1 << 24, "rows are empty, or too long")?;
+        lens!(OP; x = out.len() * v);
+        self.check(OP, &[out], &[x])?;
+        self.all_are(OP, DType::I32, &[out])?;
+        self.all_are(OP, DType::F32, &[x])?;
+        let grid = blocks(out.len(), 1024, 256);
+        self.timed(OP, || self.launch("argmax", grid, args![out, x, int(v)]))
+    }
+
+    fn replay(&self, key: &[u64], run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.replayed(key, run)
     }
 
     fn rope_norm_backward(
@@ -798,7 +839,7 @@ impl Cuda {
         };
         let aligned = suffix(DType::BF16, &[s.k], &[a]) == "bf16x4" && s.k.is_multiple_of(8);
         match types {
-            Some(types) if s.m <= 8 && aligned => {
+            Some(types) if s.m <= 2 && aligned => {
                 let most = if s.m == 1 { 1 } else { 8 };
                 let kernel = format!("linear{most}_{types}");
                 let args = args![c, a, w, int(s.m), int(s.n), int(s.k), s.beta];

@@ -80,6 +80,8 @@ pub type Mark = u64;
 pub trait Driver {
     /// The device in words: `NVIDIA H100 80GB HBM3`.
     fn name(&self) -> String;
+    /// Compute capability, major and minor: which kernels it has.
+    fn capability(&self) -> (i32, i32);
     /// Bytes free and bytes in all.
     fn memory(&self) -> Result<(usize, usize)>;
     /// New zeroed memory, aligned to 256 bytes.
@@ -107,6 +109,14 @@ pub trait Driver {
     unsafe fn product(&self, p: &Product) -> Result<()>;
     /// Waits for all work, and reports what went wrong with it.
     fn synchronize(&self) -> Result<()>;
+    /// Begins to record what is queued instead of running it; false where a device cannot.
+    fn begin_recording(&self) -> Result<bool>;
+    /// Ends it: a number for [`Driver::play`].
+    fn end_recording(&self) -> Result<u64>;
+    /// Queues what was recorded.
+    fn play(&self, recording: u64) -> Result<()>;
+    /// Lets go of a recording.
+    fn forget(&self, recording: u64);
     /// Queues a mark.
     fn mark(&self) -> Result<Mark>;
     /// Seconds from one mark to a later one, which are used up. Waits for them.

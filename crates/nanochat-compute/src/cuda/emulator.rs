@@ -22,6 +22,8 @@ type Launch =
 /// Kernels on the CPU.
 pub(super) struct Emulator {
     launch: Launch,
+    /// What it takes itself for.
+    capability: (i32, i32),
     memory: Mutex<HashMap<u64, Zeroed>>,
     /// Keeps `launch` in memory.
     _library: libloading::Library,
@@ -41,7 +43,7 @@ impl Emulator {
     /// Compiles the kernels into `dir`, once for the same sources.
     ///
     /// Errors: [`Error::Device`] where there is no C++ compiler, or when it refuses the sources.
-    pub(super) fn build(dir: &Path) -> Result<Self> {
+    pub(super) fn build(dir: &Path, capability: (i32, i32)) -> Result<Self> {
         let bad = |detail: String| Error::Device { what: "emulated GPU", detail };
         let library = compile(dir).map_err(bad)?;
         // SAFETY: the library was compiled from the sources of this crate, whose initialisers only
@@ -51,7 +53,7 @@ impl Emulator {
         // SAFETY: the function has this signature in shim.h.
         let launch = *unsafe { library.get::<Launch>(b"nanochat_shim_launch\0") }
             .map_err(|e| bad(e.to_string()))?;
-        Ok(Self { launch, memory: Mutex::default(), _library: library })
+        Ok(Self { launch, capability, memory: Mutex::default(), _library: library })
     }
 }
 
@@ -130,6 +132,10 @@ unsafe fn write(m: Matrix, values: &[f32]) {
 impl Driver for Emulator {
     fn name(&self) -> String {
         "emulated GPU".into()
+    }
+
+    fn capability(&self) -> (i32, i32) {
+        self.capability
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
@@ -237,6 +243,20 @@ impl Driver for Emulator {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+
+    fn begin_recording(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn end_recording(&self) -> Result<u64> {
+        Err(Error::Device { what: "emulated GPU", detail: "nothing is recorded".into() })
+    }
+
+    fn play(&self, _recording: u64) -> Result<()> {
+        self.end_recording().map(|_| ())
+    }
+
+    fn forget(&self, _recording: u64) {}
 
     fn mark(&self) -> Result<Mark> {
         Ok(0)

@@ -9,6 +9,7 @@
 //! | `launch` | operands to arguments: types, vectors, grids |
 //! | `backend` | [`crate::Backend`]: checks, launches |
 //! | `head`, `attention`, `muon`, `tables` | operations of several kernels |
+//! | `recordings` | work that is queued again and again, replayed |
 //!
 //! Activations are bf16 (or f32), everything that is summed or kept from step to step is f32. Sums run
 //! in a fixed order: the same step gives the same bits, run after run. Ids and targets are not read
@@ -23,10 +24,11 @@ mod head;
 mod launch;
 mod libraries;
 mod muon;
+mod recordings;
 mod source;
 mod tables;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -50,6 +52,9 @@ pub struct Cuda {
     work: RefCell<Vec<Option<Tensor>>>,
     /// Marks around each operation, while a profile is taken.
     marks: RefCell<Option<Vec<Span>>>,
+    /// How often memory to work in was made anew: what was recorded before names the old one.
+    work_version: Cell<u64>,
+    recordings: RefCell<recordings::Recordings>,
 }
 
 impl Cuda {
@@ -65,12 +70,18 @@ impl Cuda {
     ///
     /// Errors: [`Error::Device`] where there is no C++ compiler.
     pub fn emulated(dir: &Path, precision: Precision) -> Result<Self> {
-        Ok(Self::over(Rc::new(emulator::Emulator::build(dir)?), precision))
+        Self::emulated_as(dir, precision, (9, 0))
+    }
+
+    /// The same, as a GPU of this compute capability: 9.0 has kernels of its own.
+    pub fn emulated_as(dir: &Path, precision: Precision, capability: (i32, i32)) -> Result<Self> {
+        Ok(Self::over(Rc::new(emulator::Emulator::build(dir, capability)?), precision))
     }
 
     fn over(driver: Rc<dyn Driver>, precision: Precision) -> Self {
         let dtype = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
-        Self { driver, dtype, work: RefCell::default(), marks: RefCell::default() }
+        let (work, marks, work_version, recordings) = Default::default();
+        Self { driver, dtype, work, marks, work_version, recordings }
     }
 
     /// Seconds that the device takes for what `run` queues.
@@ -99,6 +110,7 @@ impl Cuda {
         if all[slot].as_ref().is_none_or(|t| t.len() < words) {
             // The old one goes first.
             all[slot] = None;
+            self.work_version.set(self.work_version.get() + 1);
             all[slot] = Some(self.alloc_on(words, DType::F32)?);
         }
         let whole = all[slot].as_ref().expect("made above");

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 /// Files with kernels.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("streams.cu", include_str!("kernels/streams.cu")),
     ("rows.cu", include_str!("kernels/rows.cu")),
     ("scatter.cu", include_str!("kernels/scatter.cu")),
@@ -12,12 +12,14 @@ const FILES: [(&str, &str); 8] = [
     ("linear.cu", include_str!("kernels/linear.cu")),
     ("attention.cu", include_str!("kernels/attention.cu")),
     ("attention_cached.cu", include_str!("kernels/attention_cached.cu")),
+    ("attention_wgmma.cu", include_str!("kernels/attention_wgmma.cu")),
 ];
 
 /// Files that others include.
-const HEADERS: [(&str, &str); 4] = [
+const HEADERS: [(&str, &str); 5] = [
     ("device.cuh", include_str!("kernels/device.cuh")),
     ("mma.cuh", include_str!("kernels/mma.cuh")),
+    ("wgmma.cuh", include_str!("kernels/wgmma.cuh")),
     ("attention_forward.cuh", include_str!("kernels/attention_forward.cuh")),
     ("attention_plain.cuh", include_str!("kernels/attention_plain.cuh")),
 ];

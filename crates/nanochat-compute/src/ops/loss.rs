@@ -62,6 +62,16 @@ pub fn cross_entropy_row(z: &mut [f32], target: i32, cap: f32, scale: Option<f32
     loss
 }
 
+/// The id of the largest of each row, the lowest of equals; not-a-number is never the largest.
+///
+/// Shapes: `out` (N), `x` (N, V). Plain reference.
+pub fn argmax(out: &mut [i32], x: &[f32], v: usize) {
+    for (out, row) in out.iter_mut().zip(x.chunks_exact(v)) {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        *out = row.iter().position(|x| *x == largest).unwrap_or(0) as i32;
+    }
+}
+
 /// Losses of rows of raw logits, which become softcapped (zero where the target is ignored).
 ///
 /// Shapes: `losses` (N), `logits` (N, V), `targets` (N) in 0..V or [`IGNORE`]. See

@@ -99,6 +99,16 @@ pub trait Backend {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+    /// Runs `run`, or what it queued when it was run with the same key before: where launches cost more
+    /// than what they launch, they are recorded once and replayed.
+    ///
+    /// The key must tell apart everything that `run` passes to operations but the numbers in tensors:
+    /// shapes, and the addresses of tensors ([`Tensor::address`]). `run` must neither read nor write
+    /// tensors from the host.
+    fn replay(&self, key: &[u64], run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let _ = key;
+        run()
+    }
     /// How a step is best laid out for this device.
     fn step_style(&self) -> StepStyle {
         StepStyle::default()
@@ -232,6 +242,17 @@ pub trait Backend {
         sin: &Tensor,
         s: &RopeNorm,
     ) -> Result<()>;
+    /// See [`rope::rope_norm_placed`]. Positions are not read back from a device to be checked: the
+    /// tables must reach them.
+    fn rope_norm_placed(
+        &self,
+        x: &Tensor,
+        rstd: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        places: &Tensor,
+        s: &RopeNorm,
+    ) -> Result<()>;
     /// See [`rope::rope_norm_backward`].
     fn rope_norm_backward(
         &self,
@@ -333,6 +354,8 @@ pub trait Backend {
         v: usize,
         cap: f32,
     ) -> Result<()>;
+    /// See [`loss::argmax`].
+    fn argmax(&self, out: &Tensor, x: &Tensor, v: usize) -> Result<()>;
     /// See [`loss::softcap`].
     fn softcap(&self, x: &Tensor, cap: f32) -> Result<()>;
     /// See [`adamw::adamw`].

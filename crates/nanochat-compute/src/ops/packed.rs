@@ -46,6 +46,8 @@ pub struct PackedWeight {
     pub bytes: usize,
     /// What a weight is kept as: bf16 or int8.
     pub format: WeightFormat,
+    /// Where it lies on a device of its own; none in host memory.
+    pub address: Option<u64>,
     /// Whatever the device made of it.
     pub(crate) inner: Box<dyn std::any::Any>,
 }
@@ -101,7 +103,7 @@ pub(crate) fn pack(w: &[f32], n: usize, k: usize, format: WeightFormat) -> Optio
             (PlainWeight::Int8(q, scales), n * (k + 4))
         }
     };
-    Some(PackedWeight { n, k, bytes, format, inner: Box::new(inner) })
+    Some(PackedWeight { n, k, bytes, format, address: None, inner: Box::new(inner) })
 }
 
 /// `C[i,j] = beta * C[i,j] + scale[j] * sum_k A[i,k] * q[j,k]`, sums in k order in f32; for bf16 q is

@@ -53,6 +53,27 @@ pub fn rope_norm(x: &mut [f32], rstd: &mut [f32], cos: &[f32], sin: &[f32], s: &
     }
 }
 
+/// [`rope_norm`] of rows that stand at positions of their own: row r of `T` positions begins at
+/// `places[r, 0]`, and [`RopeNorm::start`] counts from there.
+///
+/// Shapes: `x` (rows, T, H, D), `places` (rows, any). Plain reference.
+pub fn rope_norm_placed(
+    x: &mut [f32],
+    rstd: &mut [f32],
+    cos: &[f32],
+    sin: &[f32],
+    places: &[i32],
+    s: &RopeNorm,
+) {
+    let rows = x.len() / (s.t * s.h * s.d);
+    let stride = places.len() / rows;
+    let each = x.chunks_exact_mut(s.t * s.h * s.d).zip(rstd.chunks_exact_mut(s.t * s.h));
+    for (r, (x, rstd)) in each.enumerate() {
+        let start = s.start + places[r * stride] as usize;
+        rope_norm(x, rstd, cos, sin, &RopeNorm { start, ..*s });
+    }
+}
+
 /// Gradient of [`rope_norm`] from its output, in place: `dx` comes in as the gradient of the output.
 ///
 /// With `y^ = out / scale`: `dy = scale * rstd * (dx - y^ * mean_d(dx * y^))`, then the inverse

@@ -22,6 +22,17 @@ pub fn all() -> Vec<Case> {
     for shape in [(1, 1, 1, 2, 0), (2, 3, 3, 6, 5), (1, 65, 2, 64, 7), (2, 65, 5, 66, 1)] {
         rope(&mut all, shape);
     }
+    for shape in [(1, 1, 1, 2), (3, 1, 2, 64), (2, 3, 3, 6), (5, 2, 5, 66)] {
+        rope_placed(&mut all, shape);
+    }
+    for (n, v) in [(1, 1), (3, 5), (65, 70), (4, 3000)] {
+        all.push(
+            case("argmax", (n, v))
+                .change_ids("out", vec![-7; n])
+                .read("x", random(n * v, 70))
+                .run(move |be, [out, x]| be.argmax(out, x, v)),
+        );
+    }
     for shape in [(1, 1, 1, 1), (2, 3, 3, 2), (1, 65, 64, 24), (3, 65, 257, 24)] {
         smear(&mut all, shape);
     }
@@ -128,6 +139,26 @@ fn relu2(all: &mut Vec<Case>, len: usize) {
             .overwrite("out", len, 1)
             .read("r", r())
             .run(|be, [out, r]| be.square(out, r)),
+    );
+}
+
+/// (rows, T, H, D): rows at positions of their own.
+fn rope_placed(all: &mut Vec<Case>, shape: (usize, usize, usize, usize)) {
+    let (rows, t, h, d) = shape;
+    let s = RopeNorm { t, h, d, start: 1, scale: 1.2, eps: NORM_EPS };
+    let n = rows * t * h;
+    let (cos, sin) = rope_tables(4 * rows + t + 1, d, 10_000.0);
+    let places = (0..rows as i32).map(|r| 4 * r).collect();
+    all.push(
+        case("rope_norm_placed", (shape, s))
+            .change("x", random(n * d, 71), d)
+            .overwrite("rstd", n, d)
+            .read("cos", cos)
+            .read("sin", sin)
+            .ids("places", places)
+            .run(move |be, [x, rstd, cos, sin, places]| {
+                be.rope_norm_placed(x, rstd, cos, sin, places, &s)
+            }),
     );
 }
 

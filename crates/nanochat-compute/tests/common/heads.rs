@@ -59,6 +59,7 @@ pub fn attention_shapes() -> Vec<Attention> {
         (1, 129, 2, 2, 32, usize::MAX),
         (3, 70, 6, 1, 8, 0),
         (2, 64, 2, 1, 64, 1),
+        (1, 150, 2, 1, 128, 70),
     ];
     let shape = |(b, t, h, hkv, d, window): (usize, usize, usize, usize, usize, usize)| Attention {
         b,

@@ -90,10 +90,12 @@ pub fn to_bf16(x: &[f32]) -> Vec<u16> {
     x.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect()
 }
 
-/// The values of a tensor of f32 or bf16; of any other, none.
+/// The values of a tensor; of ids, as floats.
 pub fn floats(t: &Tensor) -> Vec<f32> {
     let wide = |x: Vec<u16>| x.into_iter().map(|x| half::bf16::from_bits(x).to_f32()).collect();
-    t.to_vec_f32().or_else(|_| t.to_vec_bf16().map(wide)).unwrap_or_default()
+    let ids = |x: Vec<i32>| x.into_iter().map(|x| x as f32).collect();
+    let floats = t.to_vec_f32().or_else(|_| t.to_vec_bf16().map(wide));
+    floats.or_else(|_| t.to_vec_i32().map(ids)).unwrap_or_default()
 }
 
 impl Values {
@@ -154,7 +156,7 @@ impl Case {
         self.operands.iter().map(|operand| operand.values.tensor_on(be)).collect()
     }
 
-    /// Every operand of floats after the operation, in order; an i32 operand gives an empty vector.
+    /// Every operand after the operation, in order, as floats.
     pub fn results(&self, be: &dyn Backend) -> Vec<Vec<f32>> {
         let tensors = self.tensors_on(be);
         self.run(be, &tensors).unwrap_or_else(|e| panic!("{self}: {e}"));
@@ -213,6 +215,10 @@ impl Operands {
 
     pub fn ids(self, name: &'static str, values: Vec<i32>) -> Self {
         self.with(name, Role::Read, Values::I32(values))
+    }
+
+    pub fn change_ids(self, name: &'static str, values: Vec<i32>) -> Self {
+        self.with(name, Role::Change { terms: 0 }, Values::I32(values))
     }
 
     pub fn overwrite(self, name: &'static str, len: usize, terms: usize) -> Self {

@@ -32,6 +32,9 @@ pub(super) struct Pool {
     first: Vec<usize>,
 }
 
+/// Pages by whose multiples a place grows on a device that replays: 16 are 1,024 positions.
+const STEADY_PAGES: usize = 16;
+
 /// In place of a page that no query sees.
 const NONE: i32 = -1;
 
@@ -152,19 +155,41 @@ impl Pool {
         Ok(())
     }
 
-    fn places(&self, be: &dyn Backend, len: usize, t: usize) -> Result<Places> {
-        let pages = (len + t).div_ceil(PAGE);
+    /// In the memory of the step before where that has the size.
+    fn places(
+        &self,
+        be: &dyn Backend,
+        (len, t): (usize, usize),
+        before: Option<&Places>,
+    ) -> Result<Places> {
+        let named = (len + t).div_ceil(PAGE);
+        // A device that replays its steps wants the same shapes for a while.
+        let pages = match be.own_memory() {
+            Some(_) => named.next_multiple_of(STEADY_PAGES),
+            None => named,
+        };
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for table in &self.tables {
             places.push(len as i32);
-            places.extend_from_slice(&table[..pages]);
+            places.extend_from_slice(&table[..named]);
+            places.extend((named..pages).map(|_| NONE));
             let row = |i: usize| {
                 let (p, head) = (i / self.hkv, i % self.hkv);
                 (table[p / PAGE] as usize * self.hkv + head) * PAGE + p % PAGE
             };
             rows.extend((len * self.hkv..(len + t) * self.hkv).map(|i| row(i) as i32));
         }
-        let (places, rows) = (be.place_i32(&places)?, be.place_i32(&rows)?);
+        let placed = |values: &[i32], old: Option<&Tensor>| -> Result<Tensor> {
+            match old.filter(|old| old.len() == values.len()) {
+                Some(old) => {
+                    old.write_i32(values)?;
+                    Ok(old.clone())
+                }
+                None => Ok(be.place_i32(values)?),
+            }
+        };
+        let places = placed(&places, before.map(|b| &b.places))?;
+        let rows = placed(&rows, before.map(|b| &b.rows))?;
         Ok(Places { places, pages, rows })
     }
 
@@ -247,7 +272,9 @@ impl Cache {
         for pool in &mut self.pools {
             pool.make_room(be, len, t)?;
         }
-        self.places = self.pools.iter().map(|p| p.places(be, len, t)).collect::<Result<_>>()?;
+        let before = std::mem::take(&mut self.places);
+        let of = |(i, pool): (usize, &Pool)| pool.places(be, (len, t), before.get(i));
+        self.places = self.pools.iter().enumerate().map(of).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -267,6 +294,13 @@ impl Cache {
         let (pool, (h, hkv, d)) = (self.layers[i].0, self.heads);
         let (pages, window) = (self.places[pool].pages, self.pools[pool].window);
         CachedAttention { rows, t, pages, h, hkv, d, window, scale }
+    }
+
+    /// Addresses of everything that a step of attention names.
+    pub fn addresses(&self) -> Vec<u64> {
+        let pools = self.pools.iter().flat_map(|p| p.keys.iter().chain(&p.values));
+        let places = self.places.iter().flat_map(|p| [&p.places, &p.rows]);
+        pools.chain(places).map(Tensor::address).collect()
     }
 
     /// Channels of a head.

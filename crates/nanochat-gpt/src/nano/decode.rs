@@ -12,7 +12,7 @@ use super::cache::Cache;
 use super::forward::Past;
 use super::packed::PackedWeights;
 use super::table::Role;
-use crate::model::Decoder;
+use crate::model::{Decoder, likeliest};
 use crate::{Error, Result};
 
 /// Prompt tokens that run through the layers together; bounds the memory of a long prompt.
@@ -162,27 +162,79 @@ impl<'a> NanoDecoder<'a> {
         Ok(())
     }
 
-    /// Feeds (rows, t) ids; returns the logits (rows, V) after the last column.
-    fn feed(&mut self, ids: &[u32], t: usize) -> Result<Vec<f32>> {
+    /// Feeds (rows, t) ids; returns the logits (rows, V) after the last column, on the device.
+    fn feed(&mut self, ids: &[u32], t: usize) -> Result<Tensor> {
         self.plan(t)?;
         self.cache.begin(self.be, self.len, t)?;
         let (bufs, _) = self.buffers.as_ref().expect("planned above");
         let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         bufs.tokens.write_i32(&ids)?;
-        self.model.forward_body(self.be, bufs, self)?;
+        // Tables that must grow do so before anything is recorded.
+        let (cos, _) = self.model.rope.tables(self.be, self.len + t)?;
         let n = self.rows * t;
+        let run = || {
+            self.model.forward_body(self.be, bufs, self)?;
+            // More than one row means one column; one row means that its last column is the last of all.
+            let c = self.model.config.n_embd;
+            let x = bufs.yf.slice((n - self.rows) * c..n * c);
+            self.model.head_on(self.be, bufs, self, &x, self.rows)
+        };
+        let logits = if t == 1 && self.len > 0 && self.is_placed() {
+            self.replay(cos.address(), bufs, &run)?
+        } else {
+            run()?
+        };
+        self.model.count(n);
         self.len += t;
         self.cache.end(self.len);
-        // More than one row means one column; one row means that its last column is the last of all.
-        let c = self.model.config.n_embd;
-        let x = bufs.yf.slice((n - self.rows) * c..n * c);
-        self.model.head(self.be, bufs, self, &x, self.rows)
+        Ok(logits)
+    }
+
+    /// True on a device that looks positions up, so that all steps of a shape are alike.
+    fn is_placed(&self) -> bool {
+        self.be.own_memory().is_some()
+    }
+
+    /// One step, as it was recorded where it was.
+    fn replay(
+        &self,
+        tables: u64,
+        bufs: &Buffers,
+        run: &dyn Fn() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut key = self.cache.addresses();
+        let config = &self.model.config;
+        key.extend([self.rows as u64, tables, self.arena.address(), self.last.address()]);
+        key.extend([self.model.params.address(), config.n_layer as u64, config.n_embd as u64]);
+        key.extend(self.weights.addresses());
+        let mut failed = None;
+        let queued = self.be.replay(&key, &mut || {
+            run().map(|_| ()).or_else(|e| {
+                failed = Some(e);
+                Ok(())
+            })
+        });
+        match failed {
+            Some(e) => Err(e),
+            None => {
+                queued?;
+                Ok(bufs.logits.slice(0..self.rows * config.vocab_size))
+            }
+        }
     }
 }
 
 impl Past for NanoDecoder<'_> {
     fn start(&self) -> usize {
         self.len
+    }
+
+    fn is_counted(&self) -> bool {
+        false
+    }
+
+    fn places(&self, i: usize) -> Option<&Tensor> {
+        self.is_placed().then(|| &self.cache.layer(i).2.places)
     }
 
     fn linear(
@@ -275,7 +327,7 @@ impl Decoder for NanoDecoder<'_> {
         self.check(ids, ids.len())?;
         let mut logits = Vec::new();
         for piece in ids.chunks(PREFILL_TOKENS) {
-            logits = self.feed(piece, piece.len())?;
+            logits = self.feed(piece, piece.len())?.to_vec_f32()?;
         }
         Ok(logits)
     }
@@ -301,6 +353,17 @@ impl Decoder for NanoDecoder<'_> {
             return Err(Error::Config { field: "decode", detail });
         }
         self.check(ids, 1)?;
-        self.feed(ids, 1)
+        Ok(self.feed(ids, 1)?.to_vec_f32()?)
+    }
+
+    fn decode_likeliest(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
+        if !self.is_placed() || ids.len() != self.rows {
+            return Ok(likeliest(&self.decode(ids)?, self.rows));
+        }
+        self.check(ids, 1)?;
+        let logits = self.feed(ids, 1)?;
+        let found = self.be.alloc(self.rows, DType::I32)?;
+        self.be.argmax(&found, &logits, self.model.config.vocab_size)?;
+        Ok(found.to_vec_i32()?.into_iter().map(|id| id as u32).collect())
     }
 }

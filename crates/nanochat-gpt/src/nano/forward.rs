@@ -15,6 +15,16 @@ use crate::config::SMEAR_CHANNELS;
 pub(crate) trait Past {
     /// Position of the first token of each row.
     fn start(&self) -> usize;
+    /// Where each row of layer `i` stands, if the device is to look it up: [`Past::start`] is not asked
+    /// then.
+    fn places(&self, i: usize) -> Option<&Tensor> {
+        let _ = i;
+        None
+    }
+    /// False where the caller counts the tokens: a step that is replayed does not come by here.
+    fn is_counted(&self) -> bool {
+        true
+    }
     /// `out = x W^T` (or added to it) with the weight of a role.
     fn linear(
         &self,
@@ -80,7 +90,9 @@ impl Nano {
         let (n, c) = (bufs.b * bufs.t, config.n_embd);
         // Before any work: a position past the reach is an error.
         self.rope.tables(be, past.start() + bufs.t)?;
-        self.forwarded.set(self.forwarded.get() + n as u64);
+        if past.is_counted() {
+            self.count(n);
+        }
         // The raw embedding is needed for a moment only: the first layer's y1 lends its place.
         let raw = &bufs.layers[0].y1;
         be.embedding(raw, &self.param(Role::Wte), &bufs.tokens, c)?;
@@ -133,8 +145,16 @@ impl Nano {
         }
         let at = |query| RopeNorm { start: past.start(), ..self.rope_shape(bufs.t, query) };
         let (cos, sin) = self.rope.tables(be, past.start() + bufs.t)?;
-        be.rope_norm(&layer.q, &layer.q_rstd, &cos, &sin, &at(true))?;
-        be.rope_norm(&layer.k, &layer.k_rstd, &cos, &sin, &at(false))?;
+        for (x, rstd, query) in [(&layer.q, &layer.q_rstd, true), (&layer.k, &layer.k_rstd, false)]
+        {
+            match past.places(i) {
+                Some(places) => {
+                    let s = self.rope_shape(bufs.t, query);
+                    be.rope_norm_placed(x, rstd, &cos, &sin, places, &s)?;
+                }
+                None => be.rope_norm(x, rstd, &cos, &sin, &at(query))?,
+            }
+        }
         past.attend(self, be, bufs, i, layer)?;
         let out = MatMul::forward(n, c, c).add();
         past.linear(self, be, (&layer.x, &layer.o), Role::AttnProj(i), &out)
@@ -163,6 +183,11 @@ impl Nano {
             past.linear(self, be, (&rows.of(c, &layer.x), &a), Role::MlpProj(i), &down)?;
         }
         Ok(())
+    }
+
+    /// Counts tokens that go through the layers.
+    pub(crate) fn count(&self, n: usize) {
+        self.forwarded.set(self.forwarded.get() + n as u64);
     }
 
     /// Losses of every target, in nats, 0 where ignored: (B, T).
@@ -241,11 +266,23 @@ impl Nano {
         x: &Tensor,
         m: usize,
     ) -> Result<Vec<f32>> {
+        Ok(self.head_on(be, bufs, past, x, m)?.to_vec_f32()?)
+    }
+
+    /// As [`Nano::head`]; the logits stay on the device.
+    pub(crate) fn head_on(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        past: &dyn Past,
+        x: &Tensor,
+        m: usize,
+    ) -> Result<Tensor> {
         let (c, v) = (self.config.n_embd, self.config.vocab_size);
         let out = bufs.logits.slice(0..m * v);
         past.linear(self, be, (&out, x), Role::LmHead, &MatMul::forward(m, c, v))?;
         be.softcap(&out, self.config.rules().softcap)?;
-        Ok(out.to_vec_f32()?)
+        Ok(out)
     }
 
     pub(crate) fn head_shape(&self, bufs: &Buffers, grad_scale: f32) -> HeadLoss {

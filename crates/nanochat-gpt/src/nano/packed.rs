@@ -18,6 +18,7 @@ pub struct PackedWeights {
     all: HashMap<Role, PackedWeight>,
     /// Bytes of the linear layers and the head that were not packed.
     unpacked: usize,
+    addresses: Vec<u64>,
 }
 
 impl PackedWeights {
@@ -39,12 +40,19 @@ impl PackedWeights {
                 None => unpacked += w.bytes(),
             }
         }
-        Ok(Self { all, unpacked })
+        let mut addresses: Vec<u64> = all.values().filter_map(|w| w.address).collect();
+        addresses.sort_unstable();
+        Ok(Self { all, unpacked, addresses })
     }
 
     /// What the linear layers and the head are read as: `f32`, `bf16` or `int8`.
     pub fn format(&self) -> WeightFormat {
         self.all.values().next().map_or(WeightFormat::F32, |w| w.format)
+    }
+
+    /// Where they lie on a device that replays its steps, ascending.
+    pub(crate) fn addresses(&self) -> &[u64] {
+        &self.addresses
     }
 
     /// Bytes that were packed: memory beside the model's.

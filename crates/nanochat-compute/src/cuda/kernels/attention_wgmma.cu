@@ -19,15 +19,15 @@
 namespace hopper {
 
 const int THREADS = 2 * WARPGROUP;
-const int ROWS = 128;  // of a block
-const int OWN = 64;    // rows of a warpgroup
+const int ROWS = 128;    // of a block
+const int OWN = 64;      // rows of a warpgroup
 const int COLUMNS = 64;  // keys or queries of a tile
 const int STAGES = 4;
 const unsigned ROWS_TILE = ROWS * TILE_CHANNELS * 2, COLUMNS_TILE = COLUMNS * TILE_CHANNELS * 2;
 
-typedef float Scores[COLUMNS / 8][4];                    // a lane's, of 64 x 64
-typedef float Sums[1][TILE_CHANNELS / 8][4];             // a lane's, of 64 x 128
-typedef unsigned Weights[COLUMNS / 16][4];               // scores as the A of a product
+typedef float Scores[COLUMNS / 8][4];         // a lane's, of 64 x 64
+typedef float Sums[1][TILE_CHANNELS / 8][4];  // a lane's, of 64 x 128
+typedef unsigned Weights[COLUMNS / 16][4];    // scores as the A of a product
 struct __align__(8) Two { float x[2]; };
 
 // The row of a lane's `e`-th accumulator among the warpgroup's 64, and the column of the `n`-th four.
@@ -166,7 +166,9 @@ __device__ __forceinline__ void backward_kv(bf16* dk, bf16* dv, const bf16* dout
         wgmma_wait<1>();
         settle(p);
         weigh_by_column(p, numbers, scale2);
-        if (!all_seen(key, key + OWN - 1, query, query + COLUMNS - 1, window)) mask_weights<true>(p, key, query, window);
+        if (!all_seen(key, key + OWN - 1, query, query + COLUMNS - 1, window)) {
+            mask_weights<true>(p, key, query, window);
+        }
         pack_left(p_left, p);
         wgmma_fence();
         multiply_rows(acc_v[0], p_left, dout_tile, started);
@@ -273,10 +275,8 @@ __device__ __forceinline__ void backward_q(bf16* dq, const bf16* dout, const flo
         commit_copies();
 
         int key = tile * COLUMNS;
-        if (!any_seen(key, key + COLUMNS - 1, query, query + OWN - 1, window)) {
-            wgmma_wait<0>();
-            continue;
-        }
+        // Only the first or the last tile: the stage that products under way read is not written any more.
+        if (!any_seen(key, key + COLUMNS - 1, query, query + OWN - 1, window)) continue;
         unsigned k_tile = stages + tile % STAGES * 2 * COLUMNS_TILE, v_tile = k_tile + COLUMNS_TILE;
         wgmma_fence();
         multiply_channels(p, q_left, k_tile);

@@ -99,6 +99,47 @@ extern "C" __global__ void __launch_bounds__(512, 3) cross_entropy_grad_held(
 }
 KERNELS(cross_entropy_grad_held)
 
+// out[row]: where the largest of the row stands first. Grid: one block a row; shared: 256 bytes.
+extern "C" __global__ void argmax(int* out, const float* x, int vocab) {
+    SHARED
+    float* values = (float*)shared;
+    int* places = (int*)(shared + 128);
+    x += (i64)blockIdx.x * vocab;
+    float best = -INFINITY;
+    int place = vocab;
+    for (int at = threadIdx.x; at < vocab; at += blockDim.x) {
+        float v = x[at];
+        if (v > best) {
+            best = v;
+            place = at;
+        }
+    }
+    // Lanes agree on the largest, the lowest place of equals; then warps do.
+    for (int mask = 16; mask > 0; mask >>= 1) {
+        float other = shfl_xor(best, mask);
+        int there = (int)shfl_xor((float)place, mask);
+        if (other > best || (other == best && there < place)) {
+            best = other;
+            place = there;
+        }
+    }
+    if (threadIdx.x % 32 == 0) {
+        values[threadIdx.x / 32] = best;
+        places[threadIdx.x / 32] = place;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int i = 1; i < blockDim.x / 32; i++) {
+            if (values[i] > best || (values[i] == best && places[i] < place)) {
+                best = values[i];
+                place = places[i];
+            }
+        }
+        out[blockIdx.x] = place < vocab ? place : 0;
+    }
+}
+KERNELS(argmax)
+
 #define LOSS(T, V, SUFFIX) \
 extern "C" __global__ void cross_entropy_##SUFFIX(float* losses, T* logits, const int* targets, int vocab, float cap, int grad, float scale) { cross_entropy<T, V>(losses, logits, targets, vocab, cap, grad, scale); } \
 KERNELS(cross_entropy_##SUFFIX)

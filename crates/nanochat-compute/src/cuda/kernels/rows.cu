@@ -51,13 +51,15 @@ template <class T, int V> __device__ __forceinline__ void norm_backward(
     }
 }
 
-// x: heads of d channels, `h` of them a position, `t` positions a sequence.
+// x: heads of d channels, `h` of them a position, `t` positions a row, which begins at `start`, or at
+// that much after its own place (places may be absent).
 template <class T> __device__ __forceinline__ void rope_norm(
     T* x, float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start,
-    float scale, float eps) {
+    const int* places, int stride, float scale, float eps) {
     i64 head = warp_index();
     if (head >= heads) return;
     int half = d / 2;
+    if (places) start += places[head / h / t * stride];
     i64 at = (start + head / h % t) * half;
     x += head * d;
     cosine += at;
@@ -111,13 +113,14 @@ __device__ __forceinline__ float group_sum(float x, int group) {
 // pairs that stay in registers. Grid: one dimension, that many threads a head.
 template <class T> __device__ __forceinline__ void rope_norm_grouped(
     T* x, float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start,
-    float scale, float eps) {
+    const int* places, int stride, float scale, float eps) {
     int half = d / 2, group = d / 8;
     i64 head = thread_index() / group;
     int j = thread_index() % group * 4;
     // Lanes past the last head take part in the sums with the last one's numbers.
     bool there = head < heads;
     if (!there) head = heads - 1;
+    if (places) start += places[head / h / t * stride];
     i64 at = (start + head / h % t) * half + j;
     x += head * d + j;
     Floats<4> a = Access<4>::get(x), b = Access<4>::get(x + half);
@@ -328,10 +331,10 @@ ROWS(bf16, 1, bf16x1)
 ROWS(bf16, 4, bf16x4)
 
 #define HEADS(T, SUFFIX) \
-extern "C" __global__ void rope_norm_##SUFFIX(T* x, float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start, float scale, float eps) { rope_norm<T>(x, rstd, cosine, sine, heads, t, h, d, start, scale, eps); } \
+extern "C" __global__ void rope_norm_##SUFFIX(T* x, float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start, const int* places, int stride, float scale, float eps) { rope_norm<T>(x, rstd, cosine, sine, heads, t, h, d, start, places, stride, scale, eps); } \
 extern "C" __global__ void rope_norm_backward_##SUFFIX(T* dx, const T* out, const float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start, float scale) { rope_norm_backward<T>(dx, out, rstd, cosine, sine, heads, t, h, d, start, scale); } \
 extern "C" __global__ void gate_grad_##SUFFIX(float* partial, const float* z, const T* x, i64 rows, int c, int heads, int channels, int rows_a_block) { gate_grad<T>(partial, z, x, rows, c, heads, channels, rows_a_block); } \
-extern "C" __global__ void rope_norm_grouped_##SUFFIX(T* x, float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start, float scale, float eps) { rope_norm_grouped<T>(x, rstd, cosine, sine, heads, t, h, d, start, scale, eps); } \
+extern "C" __global__ void rope_norm_grouped_##SUFFIX(T* x, float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start, const int* places, int stride, float scale, float eps) { rope_norm_grouped<T>(x, rstd, cosine, sine, heads, t, h, d, start, places, stride, scale, eps); } \
 extern "C" __global__ void rope_norm_backward_grouped_##SUFFIX(T* dx, const T* out, const float* rstd, const float* cosine, const float* sine, i64 heads, int t, int h, int d, int start, float scale) { rope_norm_backward_grouped<T>(dx, out, rstd, cosine, sine, heads, t, h, d, start, scale); } \
 KERNELS(rope_norm_##SUFFIX, rope_norm_backward_##SUFFIX, rope_norm_grouped_##SUFFIX, rope_norm_backward_grouped_##SUFFIX, gate_grad_##SUFFIX)
 

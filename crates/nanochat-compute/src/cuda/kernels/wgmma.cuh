@@ -55,12 +55,12 @@ __device__ __forceinline__ u64 advanced(u64 descriptor, unsigned bytes) { return
 #ifdef NANOCHAT_SHIM
 
 // ---------------------------------------------------------------------------------------------
-// The model: a product is done when it is waited for, or at once (`eager`)
+// The model: a product is done when it is waited for, or at once (`eager_products`)
 // ---------------------------------------------------------------------------------------------
 //
 // While a product is on its way, its accumulators hold not-a-number, and must still do so when it is done.
-// Operands in shared memory are read when it is done, so that overwriting them too early shows; with
-// `eager`, when it is given, so that giving it too early shows.
+// Operands in shared memory are read when it is done, so that overwriting them too early shows, or, done at
+// once, that they were not there yet.
 namespace shim {
 
 struct Product {
@@ -90,12 +90,14 @@ inline Products& products() {
 inline float operand(u64 descriptor, bool transposed, int mn, int k) {
     unsigned start = (descriptor & 0x3fff) << 4;
     unsigned leading = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
-    if (descriptor >> 62 != 1 || (descriptor >> 46 & 0xffff) != 0) fail("a descriptor of wgmma is not of the 128-byte swizzle");
+    if (descriptor >> 62 != 1 || (descriptor >> 46 & 0xffff) != 0) fail("wgmma without the 128-byte swizzle");
     if ((start & 0x380) != 0) fail("an operand of wgmma does not begin at a multiple of 8 rows");
     unsigned at = transposed ? start + mn / 64 * leading + mn % 64 * 2 + k / 8 * stride + k % 8 * 128
                              : start + mn / 8 * stride + mn % 8 * 128 + k * 2;
     at ^= at >> 3 & 0x70;
-    if (state.shared + at + 2 > state.memory.data() + state.memory.size()) fail("an operand of wgmma lies outside of shared memory");
+    if (state.shared + at + 2 > state.memory.data() + state.memory.size()) {
+        fail("an operand of wgmma lies outside of shared memory");
+    }
     unsigned short bits;
     memcpy(&bits, state.shared + at, 2);
     return float_of((unsigned)bits << 16);
@@ -169,7 +171,9 @@ inline void give_product(void** operands) {
         product.c[lane] = mine->c[0];
         product.a[lane] = mine->a[0];
         if (mine->a[0] != nullptr) memcpy(product.a_parts[lane], mine->a[0], 16);
-        if (mine->a_descriptor != product.a_descriptor || mine->b_descriptor != product.b_descriptor) fail("lanes give wgmma different descriptors");
+        if (mine->a_descriptor != product.a_descriptor || mine->b_descriptor != product.b_descriptor) {
+            fail("lanes give wgmma different descriptors");
+        }
     }
     if (!all.fenced) fail("wgmma without wgmma_fence");
     for (Thread& thread : state.threads) {
@@ -177,7 +181,7 @@ inline void give_product(void** operands) {
     }
     product.group = all.group;
     take_accumulators(all.accumulators, product);
-    if (state.eager) {
+    if (state.eager_products) {
         multiply(product, all.accumulators[product.c[0]].data());
         return give_accumulators_back(all.accumulators, product);
     }

@@ -8,8 +8,8 @@
 // `__syncthreads`, or in an intrinsic of a whole warp (shuffle, ldmatrix, mma). This checks what
 // a lucky run on a GPU may hide:
 //   - shared memory is filled with 0xFF (not-a-number) before each block;
-//   - asynchronous copies land as late as allowed, when they are waited for, or at once (`eager`), and so
-//     do products of wgmma;
+//   - asynchronous copies land as late as allowed, when they are waited for, or at once (`eager`);
+//   - so do products of wgmma, whose operands in shared memory are read as late;
 //   - with a seed, warps run in random order and one of them runs very rarely, for a while each;
 //   - lanes that wait in different intrinsics, deadlocks, barriers that an exited thread misses,
 //     writes past the end of shared memory and launches beyond the limits of CUDA abort.
@@ -170,7 +170,8 @@ struct Kernel {
 struct State {
     std::mutex busy;
     unsigned random = 0;  // state of the generator; 0: plain order
-    bool eager = false;
+    bool eager = false;           // asynchronous copies land at once
+    bool eager_products = false;  // products of wgmma are done at once
 
     const char* name = "";
     Kernel kernel;
@@ -411,11 +412,13 @@ extern "C" __attribute__((used, weak, visibility("default"))) int nanochat_shim_
     return shim::launch(name, grid, block, shared_bytes, arguments);
 }
 
-// `seed`: 0 for warps in turn, else for a random order. `eager`: asynchronous copies land at once.
+// `seed`: 0 for warps in turn, else for a random order. `eager`: 1 if asynchronous copies land at once,
+// 2 if products of wgmma are done at once, 3 for both.
 extern "C" __attribute__((used, weak, visibility("default"))) void nanochat_shim_mode(unsigned seed, int eager) {
     std::lock_guard<std::mutex> lock(shim::state.busy);
     shim::state.random = seed;
-    shim::state.eager = eager != 0;
+    shim::state.eager = (eager & 1) != 0;
+    shim::state.eager_products = (eager & 2) != 0;
 }
 
 // ---------------------------------------------------------------------------------------------

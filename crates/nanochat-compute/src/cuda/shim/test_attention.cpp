@@ -1,7 +1,7 @@
 // Checks the attention kernels on a CPU against sums in float64.
 //
 //   c++ -O2 -std=c++17 -DNANOCHAT_SHIM -I shim -I kernels shim/test_attention.cpp -o test_attention
-//   ./test_attention            every shape, warps in turn, late copies; then eager copies
+//   ./test_attention            every shape, warps in turn, late copies and products; then some at once
 //   ./test_attention SEEDS      small shapes, warps in random order, that many times
 #include "attention.cu"
 #include "attention_cached.cu"
@@ -232,7 +232,7 @@ void check_shapes() {
 
 void check_small(unsigned seeds) {
     for (unsigned seed = 1; seed <= seeds; seed++) {
-        nanochat_shim_mode(seed, seed % 3 == 0);
+        nanochat_shim_mode(seed, seed % 4);
         for (int d : {64, 128}) {
             check_attention({1, d == 128 ? 520 : 200, 1, 1, d, 1 << 30, 0.1f}, true, true);
             check_attention({1, 300, 2, 1, d, 70, 0.1f}, true, true);
@@ -262,9 +262,11 @@ int main(int count, char** arguments) {
     } else {
         check_shapes();
         check_cached_shapes();
-        nanochat_shim_mode(0, 1);
-        check_attention({1, 300, 2, 1, 64, 100, 0.1f}, true, true);
-        check_attention({1, 300, 2, 1, 128, 100, 0.1f}, true, true);
+        for (int eager : {1, 2, 3}) {
+            nanochat_shim_mode(0, eager);
+            check_attention({1, 300, 2, 1, 64, 100, 0.1f}, true, true);
+            check_attention({1, 300, 2, 1, 128, 100, 0.1f}, true, true);
+        }
     }
     report();
     printf(failures == 0 ? "all right\n" : "%d FAILED\n", failures);

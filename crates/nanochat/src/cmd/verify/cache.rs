@@ -10,7 +10,8 @@ use nanochat_gpt::{GptConfig, Nano};
 
 use super::Finding;
 use crate::cli::Global;
-use crate::cmd::bench::infer::{likeliest, random_model};
+use crate::cmd::bench::infer::random_model;
+use nanochat_gpt::model::likeliest;
 
 const PROMPT: usize = 200;
 const NEW: usize = 40;
