@@ -45,11 +45,13 @@ a | card            | 15  | nvidia-smi --query-gpu=name,driver_version,memory.to
 b | binary          | 900 | binary
 c | doctor          | 30  | \$nanochat doctor
 d | kernels         | 90  | \$nanochat bench gpu
-f | train-d12       | 60  | \$nanochat bench train --device cuda --depth 12 $sizes --device-batch-size 32 --steps 20
-f | train-d20       | 75  | \$nanochat bench train --device cuda --depth 20 $sizes --device-batch-size 16 --steps 15
+f | train-d12       | 40  | \$nanochat bench train --device cuda --depth 12 $sizes --device-batch-size 32 --steps 15
+f | train-d20       | 60  | \$nanochat bench train --device cuda --depth 20 $sizes --device-batch-size 16 --steps 10
+f | train-d12-524k  | 40  | \$nanochat bench train --device cuda --depth 12 $sizes --device-batch-size 32 --total-batch-size 524288 --steps 4
+f | train-d20-524k  | 60  | \$nanochat bench train --device cuda --depth 20 $sizes --device-batch-size 16 --total-batch-size 524288 --steps 3
 g | infer-d12       | 60  | \$nanochat bench infer --device cuda --depth 12 $sizes --batch-sizes $batches $prompt --budget 1
 g | infer-seed-d12  | 45  | \$nanochat bench infer --device cuda --model seed-d12 --max-seq-len 2048 --batch-sizes $batches $prompt --budget 0.5
-g | batch-size      | 30  | \$nanochat bench batch-size --device cuda --depth 12 $sizes --total-batch-size 524288
+g | batch-size      | 30  | \$nanochat bench batch-size --device cuda --depth 12 $sizes --total-batch-size 524288 --sweep --rounds 2 --no-batch-size-cache
 e | sanitizer       | 60  | compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 \$nanochat bench gpu --small
 h | torch-infer     | 100 | torch gpu_torch_infer.py --depth 12 $prompt --batch-sizes 1,8,32,93 --seconds 85
 h | torch-train-d12 | 140 | torch gpu_torch_train.py --depth 12 --seconds 120

@@ -58,6 +58,14 @@ impl Backend for Cuda {
         profile.stop()
     }
 
+    /// Weights rounded for a product, the largest being the head's; positions sorted by id, a row of
+    /// counts for each 1,024; attention's sums; code that is loaded when it is first run.
+    fn workspace_bytes(&self, head: &HeadLoss, _operand: usize) -> usize {
+        let rounded = 2 * 2 * head.v * head.c;
+        let sorted = 4 * (head.n.div_ceil(1024) + 2) * head.v + 8 * head.n;
+        rounded + sorted + 4 * head.n * head.c.div_ceil(64) + (512 << 20)
+    }
+
     fn own_memory(&self) -> Option<(usize, usize)> {
         // A device that does not answer has nothing to give.
         Some(self.driver.memory().unwrap_or((0, 0)))

@@ -28,7 +28,7 @@ const ENOUGH_S: f64 = 1.8;
 /// there, and two at least. Larger ones are not chosen: what they save is little, and what they lose
 /// in caches is not known.
 const FIRST_S: f64 = 0.3;
-/// Stretches of [`LOSS_ROWS`] rows of the head's two timings; with one, a weight is not packed.
+/// Stretches of rows of the head's two timings ([`Timings::stretch`]); with one, a weight is not packed.
 const STRETCHES: [usize; 2] = [2, 5];
 /// Share of the vocabulary that the head is timed on: its time is that many times as long.
 const HEAD_SHARE: usize = 8;
@@ -38,6 +38,9 @@ const TABLE: usize = 1 << 20;
 /// What the probe measured, seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
+    /// Rows of a stretch of the head: as many as the device holds the logits of.
+    #[serde(default = "loss_rows")]
+    pub stretch: usize,
     /// Batches that were timed, ascending.
     pub batches: Vec<usize>,
     /// Rounds, in each of which everything was timed once.
@@ -48,12 +51,17 @@ pub struct Timings {
     pub tables: f64,
 }
 
+/// What timings of before had.
+fn loss_rows() -> usize {
+    LOSS_ROWS
+}
+
 /// A round of timings, seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     /// Forward and backward of a layer on each of the batches.
     pub layer: Vec<f64>,
-    /// Head and loss on two and on five times [`LOSS_ROWS`] rows.
+    /// Head and loss on two and on five stretches of rows.
     pub head: [f64; 2],
 }
 
@@ -62,14 +70,16 @@ impl Timings {
     /// divides them.
     ///
     /// `accumulation (L t_layer(B) + t_head(B T)) + t_optimizer`, where the head takes something once a
-    /// call (its weight is packed) and something for every [`LOSS_ROWS`] rows. Each round gives times
+    /// call (its weight is packed) and something for every stretch of rows. Each round gives times
     /// relative to those of the last batch; their medians count, so that a machine that is slow for a
     /// while slows all batches down.
     pub fn step_s(&self, t: usize, rows: usize, layers: usize) -> Vec<(usize, f64)> {
         let layers = layers as f64 / LAYERS as f64;
         let one = |round: &Round, i: usize| {
             let b = self.batches[i];
-            let stretches = (b as f64 * t as f64 / LOSS_ROWS as f64).ceil();
+            let stretches = b as f64 * t as f64 / self.stretch.max(1) as f64;
+            // A part of a short stretch takes its time; a long one, on a GPU, is worth its rows.
+            let stretches = if self.stretch > LOSS_ROWS { stretches } else { stretches.ceil() };
             let [few, many] = round.head;
             // Noise must not make rows free.
             let each = (many - few).max(0.0) / (STRETCHES[1] - STRETCHES[0]) as f64;
@@ -105,6 +115,7 @@ impl Timings {
             head: [0, 1].map(|i| a.head[i].max(b.head[i])),
         };
         Timings {
+            stretch: self.stretch,
             batches,
             rounds: self.rounds.iter().zip(&other.rounds).map(both).collect(),
             muon: self.muon.max(other.muon),
@@ -170,7 +181,8 @@ pub fn probe(
         tried.push(one);
     }
     let batches = tried.iter().map(|one| one.b).collect();
-    let mut timings = Timings { batches, ..Timings::default() };
+    let stretch = be.step_style().loss_rows;
+    let mut timings = Timings { batches, stretch, ..Timings::default() };
     let most = tried.iter().map(|one| one.others).max().unwrap_or(0);
     let elsewhere = be.alloc(most, DType::F32)?;
     head.run(STRETCHES[1])?;
@@ -237,11 +249,14 @@ struct Head<'a> {
     losses: Tensor,
     targets: Tensor,
     scratch: Tensor,
+    /// Rows of a stretch.
+    stretch: usize,
 }
 
 impl<'a> Head<'a> {
     fn new(be: &'a dyn Backend, config: &GptConfig) -> Result<Self> {
-        let (c, vocab, n) = (config.n_embd, config.vocab_size, STRETCHES[1] * LOSS_ROWS);
+        let stretch = be.step_style().loss_rows;
+        let (c, vocab, n) = (config.n_embd, config.vocab_size, STRETCHES[1] * stretch);
         let v = vocab.div_ceil(HEAD_SHARE);
         let softcap = config.rules().softcap;
         let shape = HeadLoss { n, c, v, softcap, grad_scale: 1e-3 };
@@ -262,7 +277,8 @@ impl<'a> Head<'a> {
             dx: stream(n * c)?,
             losses: alloc(n)?,
             targets: be.alloc(n, DType::I32)?,
-            scratch: stream(shape.scratch_len())?,
+            scratch: stream(n.min(stretch) * v)?,
+            stretch,
         })
     }
 
@@ -277,12 +293,15 @@ impl<'a> Head<'a> {
         floats.iter().map(|x| x.bytes()).sum()
     }
 
-    /// On this many stretches of [`LOSS_ROWS`] rows.
+    /// On this many stretches of rows.
     fn run(&self, stretches: usize) -> Result<()> {
-        let s = HeadLoss { n: stretches * LOSS_ROWS, ..self.shape };
+        let s = HeadLoss { n: stretches * self.stretch, ..self.shape };
         let (x, dx) = (self.x.slice(0..s.n * s.c), self.dx.slice(0..s.n * s.c));
         let (losses, targets) = (self.losses.slice(0..s.n), self.targets.slice(0..s.n));
-        let scratch = self.scratch.slice(0..s.scratch_len());
+        let scratch = match self.stretch > LOSS_ROWS {
+            true => self.scratch.clone(),
+            false => self.scratch.slice(0..s.scratch_len()),
+        };
         let grads = Some((&dx, &self.dw));
         Ok(self.be.head_loss(&losses, grads, &scratch, &x, &self.w, &targets, &s)?)
     }
@@ -311,7 +330,8 @@ mod tests {
             head: [8.0, 14.0].map(|s| s * slow),
         };
         let rounds = [1.0, 2.0, 1.0, 2.0, 1.0].map(round).to_vec();
-        let timings = Timings { batches: vec![1, 2, 4], rounds, ..Timings::default() };
+        let stretch = LOSS_ROWS;
+        let timings = Timings { batches: vec![1, 2, 4], stretch, rounds, ..Timings::default() };
         // Rows of one stretch each, two layers: 8 (22 + 6), 4 (42 + 8), 2 (82 + 12).
         let step = timings.step_s(LOSS_ROWS, 8, 2);
         let want = [(1, 224.0), (2, 200.0), (4, 188.0)];

@@ -1,6 +1,7 @@
 //! Decisions on times and memory that are made up; memory against the trainer itself.
 
 use nanochat_compute::cpu::{Cpu, Precision};
+use nanochat_compute::ops::LOSS_ROWS;
 use nanochat_gpt::{GptConfig, Nano, RawConfig};
 use proptest::prelude::*;
 
@@ -23,7 +24,7 @@ fn memory(free: u64) -> Memory {
 fn linear(batches: &[usize], call: f64, row: f64) -> Timings {
     let layer = batches.iter().map(|&b| call + b as f64 * row).collect();
     let rounds = vec![Round { layer, head: [2e-12, 5e-12] }];
-    Timings { batches: batches.to_vec(), rounds, ..Timings::default() }
+    Timings { batches: batches.to_vec(), stretch: LOSS_ROWS, rounds, ..Timings::default() }
 }
 
 #[test]

@@ -333,6 +333,13 @@ pub fn run(args: &InferBench, global: &Global) -> Result<()> {
         read / 1e9
     );
     let (mut sweep, mut ratios) = (Vec::new(), Vec::new());
+    if gpu {
+        // Kernels are loaded when they are first used.
+        let (prompt, read_speed) = (args.prompts[0], None);
+        let job =
+            Job { be, model: &model, prompt, new_tokens: 4, weights: args.weights[0], read_speed };
+        job.cached(1)?;
+    }
     for &prompt in &args.prompts {
         println!("\nprompt {prompt}, {} new tokens", args.new_tokens);
         println!("{HEADER}");
