@@ -4,12 +4,14 @@ mod tiny;
 
 use nanochat_compute::Backend;
 use nanochat_compute::cpu::{Cpu, Precision};
+use nanochat_compute::cuda::Cuda;
 use nanochat_compute::reference::Reference;
 use nanochat_gpt::Nano;
 use nanochat_gpt::import::import;
 use nanochat_gpt::nano::table::Role;
 use nanochat_gpt::weights::Named;
 use nanochat_train::Error;
+use nanochat_train::batch_size::{Job, Memory, choose, fitting, probe};
 use nanochat_train::optim::{LearningRates, Optimizer};
 use nanochat_train::schedule::{BaseSchedule, Rates};
 use nanochat_train::step::{Bytes, Trainer};
@@ -101,6 +103,58 @@ fn eight_steps_equal_pytorch_on_the_cpu() {
 #[test]
 fn eight_steps_equal_pytorch_on_the_reference() {
     equals_pytorch(&Reference);
+}
+
+/// The CUDA kernels on the CPU; none, said in a line, where there is no C++ compiler.
+fn emulated(precision: Precision) -> Option<Cuda> {
+    match Cuda::emulated(env!("CARGO_TARGET_TMPDIR").as_ref(), precision) {
+        Ok(cuda) => Some(cuda),
+        Err(e) if e.to_string().contains("no C++ compiler") => {
+            println!("skipped: {e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[test]
+fn eight_steps_equal_pytorch_on_the_emulated_gpu() {
+    if let Some(cuda) = emulated(Precision::F32) {
+        equals_pytorch(&cuda);
+    }
+}
+
+#[test]
+fn bf16_on_the_emulated_gpu_learns_as_f32_does() {
+    let Some(cuda) = emulated(Precision::Bf16) else { return };
+    let cpu = Cpu::open(2, Precision::F32);
+    let losses = |be: &dyn Backend| {
+        let model = import(be, &fixture("gen5"), None).expect("gen5");
+        let rates = LearningRates::default().scaled(0.1);
+        let optim = Optimizer::new(be, &model, rates).expect("a small state");
+        let mut trainer = Trainer::new(be, &model, optim, 1, 160).expect("a small arena");
+        let mut batches = rows();
+        let mut step = |i| trainer.step(i, &mut batches, 2, &steady()).expect("a step").loss;
+        (0..6).map(&mut step).collect::<Vec<_>>()
+    };
+    for (i, (have, want)) in losses(&cuda).iter().zip(losses(&cpu)).enumerate() {
+        let off = (have / want - 1.0).abs();
+        assert!(off < 1e-2, "step {i}: the loss is {off} of itself off");
+    }
+}
+
+#[test]
+fn a_batch_is_chosen_for_the_emulated_gpu() {
+    let Some(cuda) = emulated(Precision::Bf16) else { return };
+    let config = import(&cuda, &fixture("gen5"), None).expect("gen5").config().clone();
+    let job = Job { config: &config, t: 64, rows: 4 };
+    let memory = Memory { held: 0, free: 4 << 30, margin: 1.0 };
+    let fit = fitting(&cuda, &job, &memory).expect("gigabytes for a small model");
+    let timings = probe(&cuda, &job, &fit, memory.budget()).expect("a small model");
+    let step = timings.step_s(job.t, job.rows, config.n_layer);
+    assert!(!step.is_empty() && step.iter().all(|(_, s)| s.is_finite() && *s > 0.0), "{step:?}");
+    let b = choose(&job, &memory, &fit, &timings, (false, 0.0)).batch_size;
+    assert!(job.rows.is_multiple_of(b), "{b} does not divide {}", job.rows);
 }
 
 fn steady() -> Rates {

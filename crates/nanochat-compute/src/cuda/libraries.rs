@@ -68,7 +68,9 @@ pub fn libraries() -> Vec<Library> {
 pub(super) fn load() -> Result<()> {
     for library in libraries() {
         if library.path.is_none() {
-            let detail = format!("{} was not found: {}", library.name, library.hint);
+            let (name, hint) = (library.name, library.hint);
+            let detail =
+                format!("{name} was not found: {hint}; or leave --device cuda out to use the CPU");
             return Err(Error::Device { what: "GPU", detail });
         }
     }

@@ -146,6 +146,9 @@ pub fn probe(
     fitting: &[(usize, Bytes)],
     budget: u64,
 ) -> Result<Timings> {
+    if be.own_memory().is_some() {
+        return whole_steps(be, job, fitting);
+    }
     let start = Instant::now();
     let raw: RawConfig = job.config.clone().into();
     let raw = RawConfig { n_layer: LAYERS, vocab_size: VOCAB, sequence_len: job.t, ..raw };
@@ -171,11 +174,6 @@ pub fn probe(
         }
         let buffers = plan.views(&plan.layout().allocate(be)?);
         let mut one = Tried { b, buffers, others, first: 0.0 };
-        if be.own_memory().is_some() {
-            // The first launch of a kernel loads it, and a product's first choice of an algorithm takes
-            // longer than the product.
-            one.run(be, &model, &grads)?;
-        }
         one.first = one.run(be, &model, &grads)?;
         spent += one.first;
         tried.push(one);
@@ -202,6 +200,37 @@ pub fn probe(
     }
     timings.muon = optimizer(be, &model)?;
     timings.tables = tables(be, job.config)?;
+    Ok(timings)
+}
+
+/// Times whole micro steps and the optimizer of the model itself: on a device that takes a fraction of a
+/// second for them, and whose many small operations make a layer's time no measure of a model's.
+fn whole_steps(be: &dyn Backend, job: &Job<'_>, fitting: &[(usize, Bytes)]) -> Result<Timings> {
+    let model = Nano::zeros(be, job.config.clone())?;
+    // Numbers do not matter, but zeros are multiplied faster than others.
+    be.fill(model.params(), 0.01)?;
+    let grads = be.alloc(model.table().len(), DType::F32)?;
+    let layers = job.config.n_layer as f64 / LAYERS as f64;
+    let mut timings = Timings { stretch: LOSS_ROWS, ..Timings::default() };
+    let mut round = Round { layer: Vec::new(), head: [f64::MIN_POSITIVE; 2] };
+    let mut spent = 0.0;
+    for &(b, _) in fitting {
+        let plan = StepPlan::on(be, job.config, b, job.t, Mode::train(be));
+        let buffers = plan.views(&plan.layout().allocate(be)?);
+        let one = Tried { b, buffers, others: 0, first: 0.0 };
+        // The first run loads kernels and chooses how products are computed.
+        one.run(be, &model, &grads)?;
+        let seconds = one.run(be, &model, &grads)?;
+        timings.batches.push(b);
+        round.layer.push(seconds / layers);
+        spent += 2.0 * seconds;
+        // The next one takes about twice as long.
+        if timings.batches.len() >= 2 && spent + 4.0 * seconds > ENOUGH_S {
+            break;
+        }
+    }
+    timings.rounds.push(round);
+    timings.muon = optimizer(be, &model)? / layers;
     Ok(timings)
 }
 

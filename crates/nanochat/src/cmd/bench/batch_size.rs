@@ -69,7 +69,7 @@ pub fn run(args: &BatchBench, global: &Global) -> Result<()> {
     let (b, choice) =
         batch::settle(be, &job, Wanted::Auto, &args.batch, &mut |line| println!("{line}"))?;
     let choice = choice.expect("an automatic choice says how it was made");
-    let room = Room::now();
+    let room = Room::of(be);
     let planned = |b| Bytes::of(be, &config, b, t).total() as u64;
     let batches: Vec<usize> = match args.sweep {
         false => vec![b],
