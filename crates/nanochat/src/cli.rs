@@ -100,6 +100,14 @@ impl Global {
         if self.threads == 0 { all() } else { self.threads }
     }
 
+    /// For what only the CPU does. Errors: the flags ask for a GPU.
+    pub fn expect_cpu(&self, what: &str) -> Result<()> {
+        if self.device == Device::Cuda {
+            bail!("{what} is for the CPU: leave --device cuda out");
+        }
+        Ok(())
+    }
+
     /// Opens the CPU, whatever the device: for what only it can do. Errors: the machine lacks the
     /// instructions of `--simd`.
     pub fn cpu(&self) -> Result<Cpu> {

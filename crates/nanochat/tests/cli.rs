@@ -96,6 +96,43 @@ fn toy_run(home: &Path) {
 }
 
 #[test]
+fn a_doctor_says_what_is_there_and_what_is_missing() {
+    let home = tempfile::tempdir().unwrap();
+    let said = ok(home.path(), &["doctor", "--json", "--device", "cpu"]);
+    for library in ["CUDA driver", "NVRTC", "cuBLASLt"] {
+        assert!(said.contains(library), "{library} is named: {said}");
+    }
+    let figures: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert!(figures["backend"].as_str().unwrap().starts_with("cpu "), "{figures}");
+    assert_eq!(figures["libraries"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_that_says_what_to_do() {
+    if nanochat_compute::cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) {
+        println!("skipped: there is a GPU");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    for args in [["speedrun", "--dry-run", "--device=cuda"], ["verify", "--device", "cuda"]] {
+        let output = nanochat(home.path(), &args, b"");
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(!output.status.success() && said.contains("install NVIDIA's driver"), "{said}");
+    }
+    for bench in ["ops", "sft", "quick"] {
+        let output = nanochat(home.path(), &["bench", bench, "--device", "cuda"], b"");
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains("is for the CPU"), "{said}");
+    }
+    let output = nanochat(home.path(), &["bench", "gpu"], b"");
+    assert!(text(&output.stderr).contains("nanochat doctor"), "{}", text(&output.stderr));
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
 fn every_command_explains_itself_with_an_example() {
     let home = tempfile::tempdir().unwrap();
     for command in [

@@ -90,13 +90,22 @@ pub struct TokenizerBench {
 pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
     match command {
         BenchCommand::Train(args) => train::run(args, global),
-        BenchCommand::Ops(args) => ops::run(args, global),
+        BenchCommand::Ops(args) => {
+            global.expect_cpu("bench ops (bench gpu is its like)")?;
+            ops::run(args, global)
+        }
         BenchCommand::Tokenizer(args) => tokenizer(args, global),
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
-        BenchCommand::Sft(args) => sft::run(args, global),
+        BenchCommand::Sft(args) => {
+            global.expect_cpu("bench sft, which compares with an eager step of the CPU,")?;
+            sft::run(args, global)
+        }
         BenchCommand::Start(args) => start::run(args, global),
-        BenchCommand::Quick(args) => quick::run(args, global),
+        BenchCommand::Quick(args) => {
+            global.expect_cpu("bench quick, which compares with an eager step of the CPU,")?;
+            quick::run(args, global)
+        }
         BenchCommand::Gpu(args) => gpu::run(args, global),
     }
 }
