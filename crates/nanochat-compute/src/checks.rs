@@ -1,7 +1,15 @@
 //! What every backend refuses, whatever it computes on.
 
-use crate::ops::{RopeNorm, ValueGate};
-use crate::{Error, Result};
+use crate::ops::{Attention, CachedAttention, Muon, RopeNorm, Smear, ValueGate};
+use crate::{Error, Result, Tensor};
+
+/// Every operand has its length.
+macro_rules! lens {
+    ($op:expr; $($x:ident = $len:expr),*) => {
+        $(crate::error::expect_len($op, stringify!($x), $x.len(), $len)?;)*
+    };
+}
+pub(crate) use lens;
 
 /// `Ok` when `holds`: sizes that a kernel divides by, multiples that it relies on.
 pub(crate) fn expect(op: &'static str, holds: bool, detail: &str) -> Result<()> {
@@ -9,12 +17,12 @@ pub(crate) fn expect(op: &'static str, holds: bool, detail: &str) -> Result<()> 
 }
 
 /// Every key/value head serves equally many query heads.
-pub(crate) fn expect_heads(op: &'static str, h: usize, hkv: usize) -> Result<()> {
+fn expect_heads(op: &'static str, h: usize, hkv: usize) -> Result<()> {
     expect(op, hkv > 0 && h.is_multiple_of(hkv), "n_head is not a multiple of n_kv_head")
 }
 
 /// The gate reads channels that exist, and heads are not empty.
-pub(crate) fn expect_gate(op: &'static str, s: &ValueGate) -> Result<()> {
+fn expect_gate(op: &'static str, s: &ValueGate) -> Result<()> {
     let channels = s.channels > 0 && s.channels <= s.c;
     expect(op, channels, "the gate reads none of the channels, or more than there are")?;
     expect(op, s.hkv > 0 && s.d > 0, "heads are empty")
@@ -51,10 +59,117 @@ pub(crate) fn expect_places(
     Ok(places / rows)
 }
 
-/// Every operand has its length.
-macro_rules! lens {
-    ($op:expr; $($x:ident = $len:expr),*) => {
-        $(crate::error::expect_len($op, stringify!($x), $x.len(), $len)?;)*
-    };
+/// Operands of [`crate::Backend::smear`].
+pub(crate) fn smear(
+    op: &'static str,
+    [out, gate, x, w, lambda]: [&Tensor; 5],
+    s: &Smear,
+) -> Result<()> {
+    expect(op, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
+    lens!(op;
+        out = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t, w = s.channels,
+        lambda = 1
+    );
+    Ok(())
 }
-pub(crate) use lens;
+
+/// Operands of [`crate::Backend::smear_backward`].
+pub(crate) fn smear_backward(
+    op: &'static str,
+    [dx, dw, dlambda, dout, x, gate, w, lambda]: [&Tensor; 8],
+    s: &Smear,
+) -> Result<()> {
+    expect(op, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
+    lens!(op;
+        dx = s.b * s.t * s.c, dout = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t,
+        w = s.channels, dw = s.channels, lambda = 1, dlambda = 1
+    );
+    Ok(())
+}
+
+/// Operands of [`crate::Backend::value_gate`].
+pub(crate) fn value_gate(
+    op: &'static str,
+    [v, gate, ids, y, w]: [&Tensor; 5],
+    s: &ValueGate,
+) -> Result<()> {
+    expect_gate(op, s)?;
+    lens!(op;
+        v = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
+        w = s.hkv * s.channels
+    );
+    Ok(())
+}
+
+/// Operands of [`crate::Backend::value_gate_backward`].
+pub(crate) fn value_gate_backward(
+    op: &'static str,
+    [dtable, dw, dy, dv, table, ids, y, w, gate]: [&Tensor; 9],
+    s: &ValueGate,
+) -> Result<()> {
+    expect_gate(op, s)?;
+    lens!(op;
+        dv = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
+        dy = ids.len() * s.c, w = s.hkv * s.channels, dw = s.hkv * s.channels,
+        table = dtable.len()
+    );
+    Ok(())
+}
+
+/// Operands of [`crate::Backend::attention`].
+pub(crate) fn attention(
+    op: &'static str,
+    [out, lse, q, k, v]: [&Tensor; 5],
+    s: &Attention,
+) -> Result<()> {
+    expect_heads(op, s.h, s.hkv)?;
+    lens!(op;
+        out = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h,
+        k = s.b * s.t * s.hkv * s.d, v = s.b * s.t * s.hkv * s.d
+    );
+    Ok(())
+}
+
+/// Operands of [`crate::Backend::attention_backward`].
+pub(crate) fn attention_backward(
+    op: &'static str,
+    [dq, dk, dv, dout, out, lse, q, k, v]: [&Tensor; 9],
+    s: &Attention,
+) -> Result<()> {
+    expect_heads(op, s.h, s.hkv)?;
+    lens!(op;
+        dq = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, out = s.b * s.t * s.h * s.d,
+        dout = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h, k = s.b * s.t * s.hkv * s.d,
+        v = s.b * s.t * s.hkv * s.d, dk = s.b * s.t * s.hkv * s.d,
+        dv = s.b * s.t * s.hkv * s.d
+    );
+    Ok(())
+}
+
+/// Operands of [`crate::Backend::attention_cached`].
+pub(crate) fn attention_cached(
+    op: &'static str,
+    [out, q, k, v, places]: [&Tensor; 5],
+    s: &CachedAttention,
+) -> Result<()> {
+    expect_heads(op, s.h, s.hkv)?;
+    lens!(op;
+        out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d, v = k.len(),
+        places = s.rows * s.place_len()
+    );
+    Ok(())
+}
+
+/// Operands of [`crate::Backend::muon`].
+pub(crate) fn muon(
+    op: &'static str,
+    [p, buf, second, scratch, g]: [&Tensor; 5],
+    s: &Muon,
+) -> Result<()> {
+    expect(op, s.m > 0 && s.n > 0, "the matrix is empty")?;
+    lens!(op;
+        p = s.m * s.n, buf = s.m * s.n, g = s.m * s.n, second = s.second_len(),
+        scratch = s.scratch_len()
+    );
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::checks::{expect, expect_gate, expect_heads, expect_places, expect_positions, lens};
+use crate::checks::{self, expect, expect_places, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, IGNORE, Layout, MatMul, Muon, PAGE,
@@ -233,11 +233,7 @@ impl<K: HostKernels> Backend for K {
         s: &Smear,
     ) -> Result<()> {
         const OP: &str = "smear";
-        expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
-        lens!(OP;
-            out = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t, w = s.channels,
-            lambda = 1
-        );
+        checks::smear(OP, [out, gate, x, w, lambda], s)?;
         let ([out, gate], [x, w, lambda]) = borrow(OP, [out, gate], [x, w, lambda])?;
         f32s!(OP; out, gate, x, w, lambda);
         timed(self, OP, || HostKernels::smear(self, out, gate, x, w, lambda, s));
@@ -257,11 +253,7 @@ impl<K: HostKernels> Backend for K {
         s: &Smear,
     ) -> Result<()> {
         const OP: &str = "smear_backward";
-        expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
-        lens!(OP;
-            dx = s.b * s.t * s.c, dout = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t,
-            w = s.channels, dw = s.channels, lambda = 1, dlambda = 1
-        );
+        checks::smear_backward(OP, [dx, dw, dlambda, dout, x, gate, w, lambda], s)?;
         let ([dx, dw, dlambda], [dout, x, gate, w, lambda]) =
             borrow(OP, [dx, dw, dlambda], [dout, x, gate, w, lambda])?;
         f32s!(OP; dx, dw, dlambda, dout, x, gate, w, lambda);
@@ -410,11 +402,7 @@ impl<K: HostKernels> Backend for K {
         s: &ValueGate,
     ) -> Result<()> {
         const OP: &str = "value_gate";
-        expect_gate(OP, s)?;
-        lens!(OP;
-            v = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
-            w = s.hkv * s.channels
-        );
+        checks::value_gate(OP, [v, gate, ids, y, w], s)?;
         let ([v, gate], [table, ids, y, w]) = borrow(OP, [v, gate], [table, ids, y, w])?;
         let ids = ids.i32(OP)?;
         f32s!(OP; v, gate, table);
@@ -438,12 +426,7 @@ impl<K: HostKernels> Backend for K {
         s: &ValueGate,
     ) -> Result<()> {
         const OP: &str = "value_gate_backward";
-        expect_gate(OP, s)?;
-        lens!(OP;
-            dv = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
-            dy = ids.len() * s.c, w = s.hkv * s.channels, dw = s.hkv * s.channels,
-            table = dtable.len()
-        );
+        checks::value_gate_backward(OP, [dtable, dw, dy, dv, table, ids, y, w, gate], s)?;
         let ([dtable, dw, dy], [dv, table, ids, y, w, gate]) =
             borrow(OP, [dtable, dw, dy], [dv, table, ids, y, w, gate])?;
         let ids = ids.i32(OP)?;
@@ -510,11 +493,7 @@ impl<K: HostKernels> Backend for K {
         s: &Attention,
     ) -> Result<()> {
         const OP: &str = "attention";
-        expect_heads(OP, s.h, s.hkv)?;
-        lens!(OP;
-            out = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h,
-            k = s.b * s.t * s.hkv * s.d, v = s.b * s.t * s.hkv * s.d
-        );
+        checks::attention(OP, [out, lse, q, k, v], s)?;
         let ([out, lse], [q, k, v]) = borrow(OP, [out, lse], [q, k, v])?;
         f32s!(OP; out, lse, q, k, v);
         timed(self, OP, || HostKernels::attention(self, out, lse, q, k, v, s));
@@ -535,13 +514,7 @@ impl<K: HostKernels> Backend for K {
         s: &Attention,
     ) -> Result<()> {
         const OP: &str = "attention_backward";
-        expect_heads(OP, s.h, s.hkv)?;
-        lens!(OP;
-            dq = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, out = s.b * s.t * s.h * s.d,
-            dout = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h, k = s.b * s.t * s.hkv * s.d,
-            v = s.b * s.t * s.hkv * s.d, dk = s.b * s.t * s.hkv * s.d,
-            dv = s.b * s.t * s.hkv * s.d
-        );
+        checks::attention_backward(OP, [dq, dk, dv, dout, out, lse, q, k, v], s)?;
         let ([dq, dk, dv], [dout, out, lse, q, k, v]) =
             borrow(OP, [dq, dk, dv], [dout, out, lse, q, k, v])?;
         f32s!(OP; dq, dk, dv, dout, out, lse, q, k, v);
@@ -561,11 +534,7 @@ impl<K: HostKernels> Backend for K {
         s: &CachedAttention,
     ) -> Result<()> {
         const OP: &str = "attention_cached";
-        expect_heads(OP, s.h, s.hkv)?;
-        lens!(OP;
-            out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d, v = k.len(),
-            places = s.rows * s.place_len()
-        );
+        checks::attention_cached(OP, [out, q, k, v, places], s)?;
         let ([out], [q, k, v, places]) = borrow(OP, [out], [q, k, v, places])?;
         let places = places.i32(OP)?;
         f32s!(OP; out, q);
@@ -625,11 +594,7 @@ impl<K: HostKernels> Backend for K {
         s: &Muon,
     ) -> Result<()> {
         const OP: &str = "muon";
-        expect(OP, s.m > 0 && s.n > 0, "the matrix is empty")?;
-        lens!(OP;
-            p = s.m * s.n, buf = s.m * s.n, g = s.m * s.n, second = s.second_len(),
-            scratch = s.scratch_len()
-        );
+        checks::muon(OP, [p, buf, second, scratch, g], s)?;
         let ([p, buf, second, scratch], [g]) = borrow(OP, [p, buf, second, scratch], [g])?;
         f32s!(OP; p, buf, second, scratch, g);
         timed(self, OP, || HostKernels::muon(self, p, buf, second, scratch, g, s));

@@ -3,7 +3,7 @@
 use super::driver::{Arg, Grid, Matrix, Product};
 use super::launch::{THREADS, args, blocks, int, suffix, walk, warps};
 use super::{Cuda, Work};
-use crate::checks::{expect, expect_gate, expect_heads, expect_places, expect_positions, lens};
+use crate::checks::{self, expect, expect_places, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, MuonMatrix,
@@ -271,11 +271,7 @@ impl Backend for Cuda {
         s: &Smear,
     ) -> Result<()> {
         const OP: &str = "smear";
-        expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
-        lens!(OP;
-            out = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t, w = s.channels,
-            lambda = 1
-        );
+        checks::smear(OP, [out, gate, x, w, lambda], s)?;
         self.check(OP, &[out, gate], &[x, w, lambda])?;
         self.all_are(OP, DType::F32, &[gate, w, lambda])?;
         let dtype = self.one_type(OP, &[out, x])?;
@@ -298,11 +294,7 @@ impl Backend for Cuda {
         s: &Smear,
     ) -> Result<()> {
         const OP: &str = "smear_backward";
-        expect(OP, s.c > 0 && s.channels <= s.c, "the gate reads more channels than there are")?;
-        lens!(OP;
-            dx = s.b * s.t * s.c, dout = s.b * s.t * s.c, x = s.b * s.t * s.c, gate = s.b * s.t,
-            w = s.channels, dw = s.channels, lambda = 1, dlambda = 1
-        );
+        checks::smear_backward(OP, [dx, dw, dlambda, dout, x, gate, w, lambda], s)?;
         self.check(OP, &[dx, dw, dlambda], &[dout, x, gate, w, lambda])?;
         self.all_are(OP, DType::F32, &[dw, dlambda, gate, w, lambda])?;
         let dtype = self.one_type(OP, &[dx, dout, x])?;
@@ -486,11 +478,7 @@ impl Backend for Cuda {
         s: &ValueGate,
     ) -> Result<()> {
         const OP: &str = "value_gate";
-        expect_gate(OP, s)?;
-        lens!(OP;
-            v = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
-            w = s.hkv * s.channels
-        );
+        checks::value_gate(OP, [v, gate, ids, y, w], s)?;
         self.check(OP, &[v, gate], &[table, ids, y, w])?;
         self.all_are(OP, DType::F32, &[gate, table, w])?;
         self.all_are(OP, DType::I32, &[ids])?;
@@ -516,12 +504,7 @@ impl Backend for Cuda {
         s: &ValueGate,
     ) -> Result<()> {
         const OP: &str = "value_gate_backward";
-        expect_gate(OP, s)?;
-        lens!(OP;
-            dv = ids.len() * s.hkv * s.d, gate = ids.len() * s.hkv, y = ids.len() * s.c,
-            dy = ids.len() * s.c, w = s.hkv * s.channels, dw = s.hkv * s.channels,
-            table = dtable.len()
-        );
+        checks::value_gate_backward(OP, [dtable, dw, dy, dv, table, ids, y, w, gate], s)?;
         self.check(OP, &[dtable, dw, dy], &[dv, table, ids, y, w, gate])?;
         self.all_are(OP, DType::F32, &[dtable, dw, table, w, gate])?;
         self.all_are(OP, DType::I32, &[ids])?;
@@ -594,11 +577,7 @@ impl Backend for Cuda {
         s: &Attention,
     ) -> Result<()> {
         const OP: &str = "attention";
-        expect_heads(OP, s.h, s.hkv)?;
-        lens!(OP;
-            out = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h,
-            k = s.b * s.t * s.hkv * s.d, v = s.b * s.t * s.hkv * s.d
-        );
+        checks::attention(OP, [out, lse, q, k, v], s)?;
         self.check(OP, &[out, lse], &[q, k, v])?;
         self.all_are(OP, DType::F32, &[lse])?;
         let dtype = self.one_type(OP, &[out, q, k, v])?;
@@ -619,13 +598,7 @@ impl Backend for Cuda {
         s: &Attention,
     ) -> Result<()> {
         const OP: &str = "attention_backward";
-        expect_heads(OP, s.h, s.hkv)?;
-        lens!(OP;
-            dq = s.b * s.t * s.h * s.d, q = s.b * s.t * s.h * s.d, out = s.b * s.t * s.h * s.d,
-            dout = s.b * s.t * s.h * s.d, lse = s.b * s.t * s.h, k = s.b * s.t * s.hkv * s.d,
-            v = s.b * s.t * s.hkv * s.d, dk = s.b * s.t * s.hkv * s.d,
-            dv = s.b * s.t * s.hkv * s.d
-        );
+        checks::attention_backward(OP, [dq, dk, dv, dout, out, lse, q, k, v], s)?;
         self.check(OP, &[dq, dk, dv], &[dout, out, lse, q, k, v])?;
         self.all_are(OP, DType::F32, &[lse])?;
         let dtype = self.one_type(OP, &[dq, dk, dv, dout, out, q, k, v])?;
@@ -644,11 +617,7 @@ impl Backend for Cuda {
         s: &CachedAttention,
     ) -> Result<()> {
         const OP: &str = "attention_cached";
-        expect_heads(OP, s.h, s.hkv)?;
-        lens!(OP;
-            out = s.rows * s.t * s.h * s.d, q = s.rows * s.t * s.h * s.d, v = k.len(),
-            places = s.rows * s.place_len()
-        );
+        checks::attention_cached(OP, [out, q, k, v, places], s)?;
         self.check(OP, &[out], &[q, k, v, places])?;
         self.all_are(OP, DType::I32, &[places])?;
         self.one_type(OP, &[out, q])?;
@@ -705,11 +674,7 @@ impl Backend for Cuda {
         s: &Muon,
     ) -> Result<()> {
         const OP: &str = "muon";
-        expect(OP, s.m > 0 && s.n > 0, "the matrix is empty")?;
-        lens!(OP;
-            p = s.m * s.n, buf = s.m * s.n, g = s.m * s.n, second = s.second_len(),
-            scratch = s.scratch_len()
-        );
+        checks::muon(OP, [p, buf, second, scratch, g], s)?;
         self.check(OP, &[p, buf, second, scratch], &[g])?;
         self.all_are(OP, DType::F32, &[p, buf, second, scratch, g])?;
         let [p, buf, second, g] = [p, buf, second, g].map(Tensor::clone);
@@ -848,7 +813,7 @@ impl Cuda {
         let aligned = suffix(DType::BF16, &[s.k], &[a]) == "bf16x4" && s.k.is_multiple_of(8);
         match types {
             Some(types) if s.m <= 2 && aligned => {
-                let most = if s.m == 1 { 1 } else { 8 };
+                let most = s.m;
                 let kernel = format!("linear{most}_{types}");
                 let args = args![c, a, w, int(s.m), int(s.n), int(s.k), s.beta];
                 self.launch(&kernel, warps(s.n), args)

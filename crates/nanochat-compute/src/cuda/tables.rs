@@ -1,5 +1,6 @@
 //! Gradients of tables: positions sorted by id, then rows added up in their order.
 
+use super::driver::Arg;
 use super::launch::{args, blocks, int, suffix};
 use super::{Cuda, Work};
 use crate::{DType, Result, Tensor};
@@ -23,12 +24,7 @@ impl Cuda {
         }
         let (order, start) = self.sort_by_id(ids, vocab)?;
         let kernel = format!("add_rows_{}", suffix(x.dtype(), &[c, d], &[table, x]));
-        let nothing = x.slice(0..0);
-        let gate = match gate {
-            Some(gate) => super::driver::Arg::from(gate),
-            None => super::driver::Arg::Ptr(0),
-        };
-        let _ = nothing;
+        let gate = gate.map_or(Arg::Ptr(0), Arg::from);
         let threads = c.div_ceil(4).next_multiple_of(32).clamp(32, 256) as u32;
         let mut all = args![table, x].to_vec();
         all.push(gate);
