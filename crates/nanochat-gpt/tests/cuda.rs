@@ -136,3 +136,34 @@ fn decoding_is_the_reference_s() {
         }
     }
 }
+
+#[test]
+fn a_replayed_step_is_the_reference_s_in_every_conversation() {
+    for cuda in devices(Precision::F32) {
+        let config = tiny::config(Generation::G5);
+        let there = tiny::model(&cuda, config.clone(), 7);
+        let here = tiny::model(&Reference, config, 7);
+        let mut there = NanoDecoder::new(&cuda, &there, 256).expect("a small cache");
+        let mut here = NanoDecoder::new(&Reference, &here, 256).expect("a small cache");
+        // Each prompt plans anew, so that buffers lie elsewhere; one row, three, one again.
+        for (round, (prompt, rows)) in [(5, 1), (70, 3), (3, 1), (5, 1)].into_iter().enumerate() {
+            there.reset();
+            here.reset();
+            let ids = Draws(round as u64).ids(prompt, 90);
+            let off =
+                apart(&there.prefill(&ids).expect("room"), &here.prefill(&ids).expect("room"));
+            assert!(off < 1e-4, "round {round}: the prompt's logits are {off} off");
+            there.fork(rows).expect("one row");
+            here.fork(rows).expect("one row");
+            for step in 0..6 {
+                let column = Draws(100 + step).ids(rows, 90);
+                let (got, want) = (there.decode(&column), here.decode(&column));
+                let off = apart(&got.expect("room"), &want.expect("room"));
+                assert!(off < 1e-4, "round {round}, step {step}: logits are {off} off");
+            }
+            let column = Draws(9).ids(rows, 90);
+            let got = there.decode_likeliest(&column).expect("room");
+            assert_eq!(got, here.decode_likeliest(&column).expect("room"), "round {round}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What a device must be able to do for [`super::Cuda`]: memory, launches, matrix products.
 //!
-//! Two drivers exist: [`super::gpu`] for a real GPU, and [`super::emulator`], which runs the same
+//! Two drivers exist: `gpu` for a real GPU, and `emulator`, which runs the same
 //! kernels on the CPU.
 
 use crate::DType;

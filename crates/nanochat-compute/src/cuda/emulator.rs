@@ -4,7 +4,8 @@
 //! For tests: it is thousands of times slower than a GPU, and it finds what a GPU hides (shared memory
 //! that nobody wrote is not-a-number, warps run in any order).
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,12 +20,34 @@ use crate::{DType, Error, Result};
 type Launch =
     unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
 
+/// Bytes of memory that was given back and is still held.
+const GONE: usize = 64 << 20;
+
+/// What was queued while a recording was made.
+enum Queued {
+    Launch { kernel: String, grid: Grid, args: Vec<Arg> },
+    Product(Product),
+    Copy { to: u64, from: u64, bytes: usize },
+    Zero { at: u64, bytes: usize },
+}
+
+/// Recordings made so far, and the one that is being made.
+#[derive(Default)]
+struct Tapes {
+    made: Vec<Vec<Queued>>,
+    running: Option<Vec<Queued>>,
+}
+
 /// Kernels on the CPU.
 pub(super) struct Emulator {
+    tapes: RefCell<Tapes>,
     launch: Launch,
     /// What it takes itself for.
     capability: (i32, i32),
-    memory: Mutex<HashMap<u64, Zeroed>>,
+    memory: RefCell<HashMap<u64, (Zeroed, usize)>>,
+    /// What was given back last: filled with not-a-number, and nobody else's for a while, so that whoever
+    /// still uses it is found out.
+    gone: RefCell<VecDeque<(Zeroed, usize)>>,
     /// Keeps `launch` in memory.
     _library: libloading::Library,
 }
@@ -53,7 +76,129 @@ impl Emulator {
         // SAFETY: the function has this signature in shim.h.
         let launch = *unsafe { library.get::<Launch>(b"nanochat_shim_launch\0") }
             .map_err(|e| bad(e.to_string()))?;
-        Ok(Self { launch, capability, memory: Mutex::default(), _library: library })
+        let (tapes, memory, gone) = Default::default();
+        Ok(Self { tapes, launch, capability, memory, gone, _library: library })
+    }
+}
+
+impl Emulator {
+    /// Keeps what is queued while a recording is made; gives it back otherwise.
+    fn record(&self, queued: Queued) -> Option<Queued> {
+        match &mut self.tapes.borrow_mut().running {
+            Some(tape) => {
+                tape.push(queued);
+                None
+            }
+            None => Some(queued),
+        }
+    }
+
+    /// Errors: the host reads, writes or allocates while a recording is made, which a replay would not
+    /// do again.
+    fn expect_no_recording(&self, what: &str) -> Result<()> {
+        match self.tapes.borrow().running {
+            Some(_) => Err(Error::Device {
+                what: "emulated GPU",
+                detail: format!("{what} within a recording"),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs what was queued.
+    fn run(&self, queued: &Queued) -> Result<()> {
+        match queued {
+            // SAFETY: the promise of whoever queued it, and its memory lives (`Cuda::replayed`).
+            Queued::Launch { kernel, grid, args } => unsafe {
+                self.run_kernel(kernel, *grid, args)
+            },
+            // SAFETY: as above.
+            Queued::Product(p) => unsafe { self.run_product(p) },
+            Queued::Copy { to, from, bytes } => {
+                // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
+                unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) };
+                Ok(())
+            }
+            Queued::Zero { at, bytes } => {
+                // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
+                unsafe { std::ptr::write_bytes(*at as *mut u8, 0, *bytes) };
+                Ok(())
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Driver::launch`].
+    unsafe fn run_kernel(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let name = CString::new(kernel).expect("names of kernels have no zeros");
+        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
+        // SAFETY: the caller's promise; the shim reads each argument through its pointer, in the
+        // argument's own width, from the low end of a word.
+        let status = unsafe {
+            (self.launch)(
+                name.as_ptr(),
+                grid.blocks.as_ptr(),
+                grid.threads,
+                grid.shared as usize,
+                pointers.as_mut_ptr(),
+            )
+        };
+        match status {
+            0 => Ok(()),
+            _ => Err(Error::Device { what: "emulated GPU", detail: format!("no kernel {kernel}") }),
+        }
+    }
+
+    /// # Safety
+    /// As [`Driver::product`].
+    unsafe fn run_product(&self, p: &Product) -> Result<()> {
+        let s = &p.shape;
+        for i in 1..p.batch {
+            let next = |m: Matrix, len: usize| Matrix {
+                at: m.at + (i * len * m.dtype.size()) as u64,
+                ..m
+            };
+            let d = next(p.d, s.m * s.n);
+            let one = Product {
+                batch: 1,
+                a: next(p.a, s.m * s.k),
+                b: next(p.b, s.n * s.k),
+                c: next(Matrix { at: p.c, ..p.d }, s.m * s.n).at,
+                d,
+                ..*p
+            };
+            // SAFETY: the caller's promise.
+            unsafe { self.run_product(&one)? };
+        }
+        // SAFETY: the caller's promise.
+        let (a, b) = unsafe { (read(p.a, s.m * s.k), read(p.b, s.n * s.k)) };
+        let mut d = match s.beta {
+            0.0 => vec![0.0; s.m * s.n],
+            // SAFETY: the caller's promise; C has D's type.
+            _ => unsafe { read(Matrix { at: p.c, ..p.d }, s.m * s.n) },
+        };
+        // Rows of A and columns of B side by side, so that sums run through memory.
+        let a = if s.layout == Layout::Tn { transposed(&a, s.k, s.m) } else { a };
+        let b = if s.layout == Layout::Nt { b } else { transposed(&b, s.k, s.n) };
+        for (a, d) in a.chunks_exact(s.k).zip(d.chunks_exact_mut(s.n)) {
+            for (b, d) in b.chunks_exact(s.k).zip(d) {
+                let sum = dot(a, b);
+                let old = if s.beta == 0.0 { 0.0 } else { s.beta * *d };
+                *d = old + p.alpha * sum;
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { write(p.d, &d) };
+        Ok(())
+    }
+
+    fn now_or_later(&self, queued: Queued) -> Result<()> {
+        match self.record(queued) {
+            Some(queued) => self.run(&queued),
+            None => Ok(()),
+        }
     }
 }
 
@@ -143,101 +288,52 @@ impl Driver for Emulator {
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.expect_no_recording("memory is asked for")?;
         let memory = Zeroed::new(bytes).ok_or(Error::Memory { bytes })?;
         let at = memory.start() as u64;
-        self.memory.lock().expect("no thread fails with it").insert(at, memory);
+        self.memory.borrow_mut().insert(at, (memory, bytes));
         Ok(at)
     }
 
     fn free(&self, at: u64) {
-        self.memory.lock().expect("no thread fails with it").remove(&at);
+        let Some((memory, bytes)) = self.memory.borrow_mut().remove(&at) else { return };
+        // SAFETY: the memory is this emulator's own, `bytes` long.
+        unsafe { std::ptr::write_bytes(at as *mut u8, 0xff, bytes) };
+        let mut gone = self.gone.borrow_mut();
+        gone.push_back((memory, bytes));
+        while gone.iter().map(|(_, bytes)| bytes).sum::<usize>() > GONE {
+            gone.pop_front();
+        }
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.expect_no_recording("the host writes")?;
         // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
+        self.expect_no_recording("the host reads")?;
         // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
-        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
-        Ok(())
+        self.now_or_later(Queued::Copy { to, from, bytes })
     }
 
     fn zero(&self, at: u64, bytes: usize) -> Result<()> {
-        // SAFETY: addresses come from `alloc` and stay in range (`Tensor`).
-        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
-        Ok(())
+        self.now_or_later(Queued::Zero { at, bytes })
     }
 
     unsafe fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
-        let name = CString::new(kernel).expect("names of kernels have no zeros");
-        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
-        let mut pointers: Vec<*mut c_void> =
-            words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
-        // SAFETY: the caller's promise; the shim reads each argument through its pointer, in the
-        // argument's own width, from the low end of a word.
-        let status = unsafe {
-            (self.launch)(
-                name.as_ptr(),
-                grid.blocks.as_ptr(),
-                grid.threads,
-                grid.shared as usize,
-                pointers.as_mut_ptr(),
-            )
-        };
-        match status {
-            0 => Ok(()),
-            _ => Err(Error::Device { what: "emulated GPU", detail: format!("no kernel {kernel}") }),
-        }
+        self.now_or_later(Queued::Launch { kernel: kernel.into(), grid, args: args.to_vec() })
     }
 
     unsafe fn product(&self, p: &Product) -> Result<()> {
-        let s = &p.shape;
-        for i in 1..p.batch {
-            let next = |m: Matrix, len: usize| Matrix {
-                at: m.at + (i * len * m.dtype.size()) as u64,
-                ..m
-            };
-            let d = next(p.d, s.m * s.n);
-            let one = Product {
-                batch: 1,
-                a: next(p.a, s.m * s.k),
-                b: next(p.b, s.n * s.k),
-                c: next(Matrix { at: p.c, ..p.d }, s.m * s.n).at,
-                d,
-                ..*p
-            };
-            // SAFETY: the caller's promise.
-            unsafe { self.product(&one)? };
-        }
-        // SAFETY: the caller's promise.
-        let (a, b) = unsafe { (read(p.a, s.m * s.k), read(p.b, s.n * s.k)) };
-        let mut d = match s.beta {
-            0.0 => vec![0.0; s.m * s.n],
-            // SAFETY: the caller's promise; C has D's type.
-            _ => unsafe { read(Matrix { at: p.c, ..p.d }, s.m * s.n) },
-        };
-        // Rows of A and columns of B side by side, so that sums run through memory.
-        let a = if s.layout == Layout::Tn { transposed(&a, s.k, s.m) } else { a };
-        let b = if s.layout == Layout::Nt { b } else { transposed(&b, s.k, s.n) };
-        for (a, d) in a.chunks_exact(s.k).zip(d.chunks_exact_mut(s.n)) {
-            for (b, d) in b.chunks_exact(s.k).zip(d) {
-                let sum = dot(a, b);
-                let old = if s.beta == 0.0 { 0.0 } else { s.beta * *d };
-                *d = old + p.alpha * sum;
-            }
-        }
-        // SAFETY: the caller's promise.
-        unsafe { write(p.d, &d) };
-        Ok(())
+        self.now_or_later(Queued::Product(*p))
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -245,18 +341,28 @@ impl Driver for Emulator {
     }
 
     fn begin_recording(&self) -> Result<bool> {
-        Ok(false)
+        self.tapes.borrow_mut().running = Some(Vec::new());
+        Ok(true)
     }
 
     fn end_recording(&self) -> Result<u64> {
-        Err(Error::Device { what: "emulated GPU", detail: "nothing is recorded".into() })
+        let mut tapes = self.tapes.borrow_mut();
+        let tape = tapes.running.take().unwrap_or_default();
+        tapes.made.push(tape);
+        Ok(tapes.made.len() as u64 - 1)
     }
 
-    fn play(&self, _recording: u64) -> Result<()> {
-        self.end_recording().map(|_| ())
+    fn play(&self, recording: u64) -> Result<()> {
+        let tapes = self.tapes.borrow();
+        let tape = tapes.made.get(recording as usize).map_or(&[][..], Vec::as_slice);
+        tape.iter().try_for_each(|queued| self.run(queued))
     }
 
-    fn forget(&self, _recording: u64) {}
+    fn forget(&self, recording: u64) {
+        if let Some(tape) = self.tapes.borrow_mut().made.get_mut(recording as usize) {
+            tape.clear();
+        }
+    }
 
     fn mark(&self) -> Result<Mark> {
         Ok(0)

@@ -50,6 +50,15 @@ struct Edge {
 }
 
 impl Edge {
+    /// Where everything lies: a step that is replayed names these addresses.
+    fn addresses(&self) -> [u64; 8] {
+        let streams = [&self.pair, &self.smeared, &self.gate, &self.row];
+        let rows = [&self.before, &self.now, &self.firsts, &self.lasts];
+        let [a, b, c, d] = streams.map(Tensor::address);
+        let [e, f, g, h] = rows.map(Tensor::address);
+        [a, b, c, d, e, f, g, h]
+    }
+
     fn new(be: &dyn Backend, rows: usize, t: usize, c: usize) -> Result<Self> {
         let alloc = |len| be.alloc(len, DType::F32);
         let stream = |len| be.alloc(len, be.step_style().activations);
@@ -170,7 +179,7 @@ impl<'a> NanoDecoder<'a> {
         let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         bufs.tokens.write_i32(&ids)?;
         // Tables that must grow do so before anything is recorded.
-        let (cos, _) = self.model.rope.tables(self.be, self.len + t)?;
+        let (cos, sin) = self.model.rope.tables(self.be, self.len + t)?;
         let n = self.rows * t;
         let run = || {
             self.model.forward_body(self.be, bufs, self)?;
@@ -180,7 +189,7 @@ impl<'a> NanoDecoder<'a> {
             self.model.head_on(self.be, bufs, self, &x, self.rows)
         };
         let logits = if t == 1 && self.len > 0 && self.is_placed() {
-            self.replay(cos.address(), bufs, &run)?
+            self.replay([cos.address(), sin.address()], &run)?
         } else {
             run()?
         };
@@ -196,30 +205,30 @@ impl<'a> NanoDecoder<'a> {
     }
 
     /// One step, as it was recorded where it was.
-    fn replay(
-        &self,
-        tables: u64,
-        bufs: &Buffers,
-        run: &dyn Fn() -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    fn replay(&self, tables: [u64; 2], run: &dyn Fn() -> Result<Tensor>) -> Result<Tensor> {
+        let (bufs, edge) = self.buffers.as_ref().expect("planned before the layers run");
         let mut key = self.cache.addresses();
+        key.extend(tables);
+        key.extend(edge.addresses());
         let config = &self.model.config;
-        key.extend([self.rows as u64, tables, self.arena.address(), self.last.address()]);
+        key.extend([self.rows as u64, self.arena.address(), self.last.address()]);
         key.extend([self.model.params.address(), config.n_layer as u64, config.n_embd as u64]);
         key.extend(self.weights.addresses());
         let mut failed = None;
-        let queued = self.be.replay(&key, &mut || {
-            run().map(|_| ()).or_else(|e| {
+        let queued = self.be.replay(&key, &mut || match run() {
+            Ok(_) => Ok(()),
+            Err(Error::Compute(e)) => Err(e),
+            Err(e) => {
+                // Told to the device in its own words, to the caller in these.
+                let detail = e.to_string();
                 failed = Some(e);
-                Ok(())
-            })
-        });
-        match failed {
-            Some(e) => Err(e),
-            None => {
-                queued?;
-                Ok(bufs.logits.slice(0..self.rows * config.vocab_size))
+                Err(nanochat_compute::Error::Invalid { op: "a step", detail })
             }
+        });
+        match (failed, queued) {
+            (Some(e), _) => Err(e),
+            (None, Err(e)) => Err(e.into()),
+            (None, Ok(())) => Ok(bufs.logits.slice(0..self.rows * config.vocab_size)),
         }
     }
 }
