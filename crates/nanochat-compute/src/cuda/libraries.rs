@@ -62,6 +62,11 @@ pub fn libraries() -> Vec<Library> {
     [&DRIVER, &NVRTC, &CUBLASLT].map(find).to_vec()
 }
 
+/// True when the driver is there; nothing else is looked for, or opened.
+pub(super) fn has_driver() -> bool {
+    open(&DRIVER).is_some()
+}
+
 /// Opens them all, so that they are found by name from now on.
 ///
 /// Errors: the first one that is missing, with what to do.
