@@ -126,7 +126,11 @@ fn every_kernel_is_near_the_reference_with_activations_in_bf16() {
 #[test]
 fn a_gpu_without_products_of_warpgroups_attends_the_same() {
     let dir = env!("CARGO_TARGET_TMPDIR").as_ref();
-    let Ok(older) = Cuda::emulated_as(dir, Precision::Bf16, (8, 0)) else { return };
+    let older = match Cuda::emulated_as(dir, Precision::Bf16, (8, 0)) {
+        Ok(older) => older,
+        Err(e) if e.to_string().contains("no C++ compiler") => return println!("skipped: {e}"),
+        Err(e) => panic!("{e}"),
+    };
     let loose = |_: usize, want: &[f32]| want.iter().fold(1f32, |m, x| m.max(x.abs())) / 30.0;
     for (case, again) in cases::all().into_iter().zip(cases::all()) {
         if ["attention", "attention_backward"].contains(&case.op) {

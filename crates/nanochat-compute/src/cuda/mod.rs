@@ -2,12 +2,13 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`driver`] | what a device must be able to do: memory, launches, products |
+//! | `driver` | what a device must be able to do: memory, launches, products |
 //! | `gpu` | a real GPU, through libraries that are loaded when they are there |
 //! | `emulator` | the same kernels on a CPU, for tests |
 //! | `source`, `kernels/` | the CUDA C++ sources |
 //! | `launch` | operands to arguments: types, vectors, grids |
 //! | `backend` | [`crate::Backend`]: checks, launches |
+//! | `products` | operands to matrix products |
 //! | `head`, `attention`, `muon`, `tables` | operations of several kernels |
 //! | `recordings` | work that is queued again and again, replayed |
 //!
@@ -17,13 +18,14 @@
 
 mod attention;
 mod backend;
-pub mod driver;
+pub(crate) mod driver;
 mod emulator;
 mod gpu;
 mod head;
 mod launch;
 mod libraries;
 mod muon;
+mod products;
 mod recordings;
 mod source;
 mod tables;

@@ -48,6 +48,9 @@ impl Cuda {
                 }
                 let queued = run();
                 let recording = self.driver.end_recording();
+                if let (Err(_), Ok(broken)) = (&queued, &recording) {
+                    self.driver.forget(*broken);
+                }
                 queued?;
                 let recording = recording?;
                 self.remember(full, Known::Recorded(recording));

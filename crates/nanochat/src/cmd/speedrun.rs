@@ -144,6 +144,9 @@ pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
     }
     let run = open_run(args, &plan)?;
     let state = run.read_json(STATE)?.unwrap_or_default();
+    if plan.baseline {
+        global.expect_cpu("--baseline")?;
+    }
     let eager = if plan.baseline { Some(Eager::new(global.cpu()?)) } else { None };
     let (ask, resume) = (plan.ask.clone(), args.resume);
     let mut pipeline = Pipeline { be, eager, plan, ask, recipe, run, state, resume };

@@ -124,7 +124,10 @@ fn sft(args: &SftArgs, global: &Global) -> Result<()> {
     let packing = args.packing();
     let be: Box<dyn Backend> = match packing.step {
         StepMode::Compiled => global.backend()?,
-        StepMode::Eager => Box::new(Eager::new(global.cpu()?)),
+        StepMode::Eager => {
+            global.expect_cpu("--step eager")?;
+            Box::new(Eager::new(global.cpu()?))
+        }
     };
     let be = &*be;
     let job = Job { config: &sizes.config, t: sizes.t, rows: sizes.rows };

@@ -91,7 +91,7 @@ pub fn check(global: &Global, is_out: bool) -> Finding {
     let slow = run(global, &talk, baseline)?;
     Ok(format!(
         "1 plan for {} micro batches, padding {:.1} % ({:.0} % without packing), losses within {:.3} %; \
-         {:.1}x the trained tokens/sec of {}",
+         {:.1}x the trained tokens/sec of {}, both on the CPU",
         2 * STEPS,
         100.0 * packed.padding,
         100.0 * slow.padding,
