@@ -601,7 +601,7 @@ impl<K: HostKernels> Backend for K {
         Ok(())
     }
 
-    fn head_loss(
+    fn head_loss_weighted(
         &self,
         losses: &Tensor,
         grads: Option<(&Tensor, &Tensor)>,
@@ -609,13 +609,18 @@ impl<K: HostKernels> Backend for K {
         x: &Tensor,
         w: &Tensor,
         targets: &Tensor,
+        weights: Option<&Tensor>,
         s: &HeadLoss,
     ) -> Result<()> {
         const OP: &str = "head_loss";
         expect(OP, s.c > 0 && s.v > 0, "the weight is empty")?;
         lens!(OP; losses = s.n, targets = s.n, x = s.n * s.c, scratch = s.scratch_len());
-        let reads = [x, w, targets];
-        let check = |[_, w, targets]: &[View<'_>; 3]| -> Result<()> {
+        if let Some(weights) = weights {
+            expect_len(OP, "weights", weights.len(), s.n)?;
+        }
+        // Where there are no weights another tensor stands in their place.
+        let reads = [x, w, targets, weights.unwrap_or(x)];
+        let check = |[_, w, targets, _]: &[View<'_>; 4]| -> Result<()> {
             let (View::F32(w), View::I32(targets)) = (w, targets) else {
                 return Err(Error::DType { op: OP, have: "other", need: "f32 w, i32 targets" });
             };
@@ -627,10 +632,11 @@ impl<K: HostKernels> Backend for K {
         let run = |losses: ViewMut<'_>,
                    grads: Option<(ViewMut<'_>, ViewMut<'_>)>,
                    scratch: ViewMut<'_>,
-                   reads: [View<'_>; 3]|
+                   reads: [View<'_>; 4]|
          -> Result<()> {
             check(&reads)?;
-            let [x, w, targets] = reads;
+            let [x, w, targets, factors] = reads;
+            let factors = weights.is_some().then(|| factors.f32(OP)).transpose()?;
             let grads = match grads {
                 None => None,
                 Some((dx, dw)) => Some((dx.f32(OP)?, dw.f32(OP)?)),
@@ -638,7 +644,7 @@ impl<K: HostKernels> Backend for K {
             let (losses, scratch) = (losses.f32(OP)?, scratch.f32(OP)?);
             let (x, w, targets) = (x.f32(OP)?, w.f32(OP)?, targets.i32(OP)?);
             timed(self, OP, || {
-                HostKernels::head_loss(self, losses, grads, scratch, x, w, targets, s);
+                HostKernels::head_loss(self, losses, grads, scratch, x, w, targets, factors, s);
             });
             Ok(())
         };

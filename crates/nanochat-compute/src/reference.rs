@@ -255,9 +255,10 @@ pub trait HostKernels {
         x: &[f32],
         w: &[f32],
         targets: &[i32],
+        weights: Option<&[f32]>,
         s: &HeadLoss,
     ) {
-        ops::loss::head_loss(losses, grads, scratch, x, w, targets, s);
+        ops::loss::head_loss(losses, grads, scratch, x, w, targets, weights, s);
     }
     fn cross_entropy(
         &self,

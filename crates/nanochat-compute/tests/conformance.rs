@@ -188,7 +188,8 @@ fn attention_and_head_in_bf16_stay_near_the_reference() {
     // Operands of size 1 to 3 are rounded by 2^-9 of their size, scores of size 3 sqrt(D) among
     // them, and so are the probabilities: errors of some hundredths. This finds gross mistakes.
     let loose = |_: usize, want: &[f32]| want.iter().fold(1f32, |m, x| m.max(x.abs())) / 30.0;
-    let ops = ["attention", "attention_backward", "attention_cached", "head_loss"];
+    let attention = ["attention", "attention_backward", "attention_cached"];
+    let ops = [&attention[..], &["head_loss", "head_loss_weighted"]].concat();
     let backends = both_in_bf16();
     for case in cases::all().into_iter().filter(|case| ops.contains(&case.op)) {
         let want = case.results(&Reference);

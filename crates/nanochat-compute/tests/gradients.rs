@@ -402,22 +402,25 @@ fn head_loss() {
         let target = |i: usize| if i % 4 == 3 { IGNORE } else { (i * 3 % v) as i32 };
         let targets: Vec<i32> = (0..n).map(target).collect();
         let scratch = || vec![f32::NAN; s.scratch_len()];
+        let factors = coarse(n, 3);
         Check {
             name: format!("{s:?}"),
             inputs: vec![coarse(n * c, 1), coarse((v + 2) * c, 2)],
-            weights: vec![s.grad_scale; n],
+            weights: factors.iter().map(|w| s.grad_scale * w).collect(),
             forward: &|x| {
                 let mut losses = vec![f32::NAN; n];
                 let (x, w) = (&x[0], &x[1]);
-                ops::loss::head_loss(&mut losses, None, &mut scratch(), x, w, &targets, &s);
+                let targets = &targets;
+                ops::loss::head_loss(&mut losses, None, &mut scratch(), x, w, targets, None, &s);
                 losses
             },
             backward: &|x, _| {
                 let (x, w) = (&x[0], &x[1]);
                 let (mut losses, mut dx) = (vec![f32::NAN; n], vec![f32::NAN; n * c]);
                 let dw = added(w.len(), |dw| {
-                    let grads = Some((dx.as_mut_slice(), dw));
-                    ops::loss::head_loss(&mut losses, grads, &mut scratch(), x, w, &targets, &s);
+                    let (grads, factors) = (Some((dx.as_mut_slice(), dw)), Some(&factors[..]));
+                    let scratch = &mut scratch();
+                    ops::loss::head_loss(&mut losses, grads, scratch, x, w, &targets, factors, &s);
                 });
                 vec![dx, dw]
             },

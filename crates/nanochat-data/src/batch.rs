@@ -8,7 +8,7 @@ use crate::error::Result;
 pub const IGNORE: i32 = -1;
 
 /// `b` rows of `t` tokens with their targets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// Rows, B.
     pub b: usize,
@@ -18,6 +18,8 @@ pub struct Batch {
     pub x: Vec<i32>,
     /// (B, T) targets: the token after each input, or [`IGNORE`].
     pub y: Vec<i32>,
+    /// (B, T) factor of each target's gradient; none: 1. A policy gradient has its advantages here.
+    pub w: Option<Vec<f32>>,
     /// Pass over the data, from 1.
     pub epoch: u64,
     /// Where it came from, for messages: `shard_00003.parquet row group 5, epoch 1`.

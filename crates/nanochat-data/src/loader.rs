@@ -145,7 +145,7 @@ impl<E: Encode> Batches for Loader<E> {
             y.extend(row[1..].iter().map(|&id| id as i32));
         }
         let (epoch, name) = (self.documents.position().epoch, self.documents.place());
-        Ok(Batch { b, t, x, y, epoch, name, trained_tokens: b * t, padding_tokens: 0 })
+        Ok(Batch { b, t, x, y, w: None, epoch, name, trained_tokens: b * t, padding_tokens: 0 })
     }
 
     fn state(&self) -> Vec<u8> {

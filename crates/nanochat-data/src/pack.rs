@@ -317,7 +317,7 @@ impl<R: Render> Batches for Packer<R> {
         }
         let trained_tokens = y.iter().filter(|&&y| y != IGNORE).count();
         self.stats.trained_tokens += trained_tokens as u64;
-        Ok(Batch { b, t, x, y, epoch, name, trained_tokens, padding_tokens })
+        Ok(Batch { b, t, x, y, w: None, epoch, name, trained_tokens, padding_tokens })
     }
 
     fn state(&self) -> Vec<u8> {

@@ -195,15 +195,18 @@ impl<'a> Trainer<'a> {
         Ok(report)
     }
 
-    /// Adds the gradients of one batch; returns its mean loss over trained targets.
+    /// Adds the gradients of one batch, weighted if it has weights; returns its mean loss over trained
+    /// targets, which is never weighted.
     fn micro_step(&mut self, batch: &Batch, accumulation: usize) -> Result<f64> {
         self.buffers.tokens.write_i32(&batch.x)?;
         self.buffers.targets.write_i32(&batch.y)?;
         self.steps += 1;
         let counted = batch.trained_tokens.max(1) as f64;
-        let scale = 1.0 / (counted * accumulation as f64);
+        let scale = (1.0 / (counted * accumulation as f64)) as f32;
+        let weights = batch.w.as_ref().map(|w| self.be.place_f32(w)).transpose()?;
+        let (be, buffers, grads) = (self.be, &self.buffers, &self.grads);
         let losses =
-            self.model.forward_backward(self.be, &self.buffers, &self.grads, scale as f32)?;
+            self.model.forward_backward_weighted(be, buffers, grads, scale, weights.as_ref())?;
         Ok(losses.iter().map(|&l| f64::from(l)).sum::<f64>() / counted)
     }
 

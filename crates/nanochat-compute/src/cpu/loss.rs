@@ -104,11 +104,16 @@ pub(super) fn head_loss(
     x: &[f32],
     w: &[f32],
     targets: &[i32],
+    weights: Option<&[f32]>,
     s: &HeadLoss,
 ) {
     let (c, v) = (s.c, s.v);
     let w = &w[..v * c];
-    let scale = grads.is_some().then_some(s.grad_scale);
+    let has_grads = grads.is_some();
+    let scale_of = |n: usize| {
+        let scale = s.grad_scale * weights.map_or(1.0, |w| w[n]);
+        has_grads.then_some(scale)
+    };
     let mut kept = cpu.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let head = Head::new(cpu, w, s, grads.is_some(), &mut kept);
     for first in (0..s.n).step_by(LOSS_ROWS) {
@@ -118,7 +123,7 @@ pub(super) fn head_loss(
         head.logits(z, x, m);
         let losses = &mut losses[first..first + m];
         each(&cpu.pool, [(losses, 1), (z, v)], |i, [loss, z]| {
-            loss[0] = row(cpu, z, targets[first + i], s.softcap, scale);
+            loss[0] = row(cpu, z, targets[first + i], s.softcap, scale_of(first + i));
         });
         if let Some((dx, dw)) = &mut grads {
             let z = &scratch[..m * v];

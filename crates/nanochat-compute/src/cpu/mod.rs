@@ -393,9 +393,10 @@ impl HostKernels for Cpu {
         x: &[f32],
         w: &[f32],
         targets: &[i32],
+        weights: Option<&[f32]>,
         s: &HeadLoss,
     ) {
-        loss::head_loss(self, losses, grads, scratch, x, w, targets, s);
+        loss::head_loss(self, losses, grads, scratch, x, w, targets, weights, s);
     }
     fn cross_entropy(
         &self,

@@ -640,7 +640,7 @@ impl Backend for Cuda {
         self.all_are(OP, DType::F32, &[losses])?;
         self.all_are(OP, DType::I32, &[targets])?;
         self.one_type(OP, &[logits])?;
-        self.timed(OP, || self.loss_rows(losses, logits, targets, v, cap, None))
+        self.timed(OP, || self.loss_rows(losses, logits, targets, (v, cap), None))
     }
 
     fn softcap(&self, x: &Tensor, cap: f32) -> Result<()> {
@@ -699,7 +699,7 @@ impl Backend for Cuda {
         self.timed(OP, || self.muon_steps(all, scratch, s))
     }
 
-    fn head_loss(
+    fn head_loss_weighted(
         &self,
         losses: &Tensor,
         grads: Option<(&Tensor, &Tensor)>,
@@ -707,6 +707,7 @@ impl Backend for Cuda {
         x: &Tensor,
         w: &Tensor,
         targets: &Tensor,
+        weights: Option<&Tensor>,
         s: &HeadLoss,
     ) -> Result<()> {
         const OP: &str = "head_loss";
@@ -721,18 +722,24 @@ impl Backend for Cuda {
         }
         self.all_are(OP, DType::F32, &[losses, w])?;
         self.all_are(OP, DType::I32, &[targets])?;
+        // Where there are no weights another tensor stands in their place.
+        let factors = weights.unwrap_or(x);
+        if let Some(weights) = weights {
+            expect_len(OP, "weights", weights.len(), s.n)?;
+            self.all_are(OP, DType::F32, &[weights])?;
+        }
         self.one_type(OP, &[x])?;
         self.one_type(OP, &[scratch])?;
         match grads {
-            None => self.check(OP, &[losses, scratch], &[x, w, targets])?,
+            None => self.check(OP, &[losses, scratch], &[x, w, targets, factors])?,
             Some((dx, dw)) => {
                 lens!(OP; dx = s.n * s.c, dw = w.len());
-                self.check(OP, &[losses, dx, dw, scratch], &[x, w, targets])?;
+                self.check(OP, &[losses, dx, dw, scratch], &[x, w, targets, factors])?;
                 self.one_type(OP, &[dx, x])?;
                 self.all_are(OP, DType::F32, &[dw])?;
             }
         }
-        self.head(losses, grads, scratch, x, w, targets, s)
+        self.head(losses, grads, scratch, x, w, targets, weights, s)
     }
 }
 

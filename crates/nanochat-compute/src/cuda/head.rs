@@ -1,12 +1,13 @@
 //! The head: logits of some rows at a time, their losses and gradients in place.
 
 use super::Cuda;
+use super::driver::Arg;
 use super::launch::{args, blocks, int, suffix};
 use crate::ops::{HeadLoss, Layout, MatMul};
 use crate::{Result, Tensor};
 
 impl Cuda {
-    /// [`crate::Backend::head_loss`] without the checks: as many rows at a time as `scratch` holds.
+    /// [`crate::Backend::head_loss_weighted`] without the checks: as many rows at a time as `scratch` holds.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn head(
         &self,
@@ -16,6 +17,7 @@ impl Cuda {
         x: &Tensor,
         w: &Tensor,
         targets: &Tensor,
+        weights: Option<&Tensor>,
         s: &HeadLoss,
     ) -> Result<()> {
         let (c, v) = (s.c, s.v);
@@ -29,9 +31,10 @@ impl Cuda {
             let forward = MatMul { m, n: v, k: c, layout: Layout::Nt, beta: 0.0 };
             self.timed("head logits", || self.product(&logits, &x, &w, &forward))?;
             let (losses, targets) = (losses.slice(rows.clone()), targets.slice(rows.clone()));
-            let scale = grads.map(|_| s.grad_scale);
+            let weights = weights.map(|w| w.slice(rows.clone()));
+            let scale = grads.map(|_| (s.grad_scale, weights.as_ref()));
             self.timed("head loss", || {
-                self.loss_rows(&losses, &logits, &targets, v, s.softcap, scale)
+                self.loss_rows(&losses, &logits, &targets, (v, s.softcap), scale)
             })?;
             if let Some((dx, dw)) = grads {
                 let dx = dx.slice(rows.start * c..rows.end * c);
@@ -45,31 +48,33 @@ impl Cuda {
         Ok(())
     }
 
-    /// Losses of rows of raw logits, which become softcapped, or gradients times `scale`.
+    /// Losses of rows of raw logits, which become softcapped, or gradients times `scale` and the row's
+    /// weight.
     pub(super) fn loss_rows(
         &self,
         losses: &Tensor,
         logits: &Tensor,
         targets: &Tensor,
-        v: usize,
-        cap: f32,
-        scale: Option<f32>,
+        (v, cap): (usize, f32),
+        grad: Option<(f32, Option<&Tensor>)>,
     ) -> Result<()> {
         let n = losses.len();
         // Three rows for each multiprocessor of a large GPU.
         let fits = v.is_multiple_of(8) && 2 * v + 128 <= 75 << 10 && cap <= 30.0;
-        if let Some(scale) = scale
+        // No address stands for weights of 1.
+        let address = |weights: Option<&Tensor>| weights.map_or(Arg::Ptr(0), Arg::from);
+        if let Some((scale, weights)) = grad
             && fits
             && suffix(logits.dtype(), &[v], &[logits]) == "bf16x4"
-            && super::driver::Arg::from(logits).word().is_multiple_of(16)
+            && Arg::from(logits).word().is_multiple_of(16)
         {
             let grid = blocks(n, 512, 128 + 2 * v as u32);
-            let args = args![losses, logits, targets, int(v), cap, scale];
+            let args = args![losses, logits, targets, address(weights), int(v), cap, scale];
             return self.launch("cross_entropy_grad_held", grid, args);
         }
         let kernel = format!("cross_entropy_{}", suffix(logits.dtype(), &[v], &[logits]));
-        let grad = i32::from(scale.is_some());
-        let args = args![losses, logits, targets, int(v), cap, grad, scale.unwrap_or(0.0)];
+        let (has_grad, (scale, weights)) = (i32::from(grad.is_some()), grad.unwrap_or((0.0, None)));
+        let args = args![losses, logits, targets, address(weights), int(v), cap, has_grad, scale];
         self.launch(&kernel, blocks(losses.len(), 512, 128), args)
     }
 }

@@ -210,9 +210,10 @@ impl HostKernels for Eager {
         x: &[f32],
         w: &[f32],
         targets: &[i32],
+        weights: Option<&[f32]>,
         s: &HeadLoss,
     ) {
-        loss::head_loss(&self.cpu, losses, grads, x, w, targets, s);
+        loss::head_loss(&self.cpu, losses, grads, x, w, targets, weights, s);
     }
     fn softcap(&self, x: &mut [f32], cap: f32) {
         loss::softcap(&self.cpu, x, cap);

@@ -27,6 +27,7 @@ pub(super) fn head_loss(
     x: &[f32],
     w: &[f32],
     targets: &[i32],
+    weights: Option<&[f32]>,
     s: &HeadLoss,
 ) {
     let (n, c, v) = (s.n, s.c, s.v);
@@ -44,7 +45,7 @@ pub(super) fn head_loss(
         *loss = if target == IGNORE { 0.0 } else { -row[target as usize] };
     }
     let Some((dx, dw)) = grads else { return };
-    let of_log_p = nll_loss_backward(cpu, targets, v, s.grad_scale);
+    let of_log_p = nll_loss_backward(cpu, targets, weights, v, s.grad_scale);
     let of_capped = log_softmax_backward(cpu, &of_log_p, &log_p, v);
     drop((of_log_p, log_p));
     let of_bent = scale(cpu, Fresh, &of_capped, s.softcap);
@@ -58,11 +59,17 @@ pub(super) fn head_loss(
 }
 
 /// `zeros`, and the gradient of a row's loss at its target.
-fn nll_loss_backward(cpu: &Cpu, targets: &[i32], v: usize, grad_scale: f32) -> Vec<f32> {
+fn nll_loss_backward(
+    cpu: &Cpu,
+    targets: &[i32],
+    weights: Option<&[f32]>,
+    v: usize,
+    grad_scale: f32,
+) -> Vec<f32> {
     let mut out = zeros(cpu, targets.len() * v);
-    for (row, &target) in out.chunks_exact_mut(v).zip(targets) {
+    for (n, (row, &target)) in out.chunks_exact_mut(v).zip(targets).enumerate() {
         if target != IGNORE {
-            row[target as usize] = -grad_scale;
+            row[target as usize] = -grad_scale * weights.map_or(1.0, |w| w[n]);
         }
     }
     out

@@ -85,9 +85,11 @@ pub fn cross_entropy(losses: &mut [f32], logits: &mut [f32], targets: &[i32], v:
 /// Per-row losses, and gradients when `grads` is given.
 ///
 /// `losses[n] = cross entropy of softcap(x[n] Wᵀ) against targets[n]` in nats, 0 where ignored.
-/// Gradients of `grad_scale * sum_n losses[n]`: `dx` (N, C) overwritten, `dw` (>= V, C) added.
+/// Gradients of `grad_scale * sum_n weights[n] losses[n]`: `dx` (N, C) overwritten, `dw` (>= V, C)
+/// added. Without `weights` (N) every weight is 1; the losses are never weighted.
 /// Shapes: `x` (N, C), `w` (>= V, C), `targets` (N) in 0..V or [`IGNORE`]; `scratch`
 /// ([`HeadLoss::scratch_len`]). Walks [`LOSS_ROWS`] rows at a time. Plain reference.
+#[allow(clippy::too_many_arguments)]
 pub fn head_loss(
     losses: &mut [f32],
     grads: Option<(&mut [f32], &mut [f32])>,
@@ -95,18 +97,21 @@ pub fn head_loss(
     x: &[f32],
     w: &[f32],
     targets: &[i32],
+    weights: Option<&[f32]>,
     s: &HeadLoss,
 ) {
     let (c, v) = (s.c, s.v);
     let w = &w[..v * c];
     let mut grads = grads;
-    let scale = grads.is_some().then_some(s.grad_scale);
+    let has_grads = grads.is_some();
     for first in (0..s.n).step_by(LOSS_ROWS) {
         let m = LOSS_ROWS.min(s.n - first);
         let x = &x[first * c..][..m * c];
         let z = &mut scratch[..m * v];
         matmul(z, x, w, &MatMul { m, n: v, k: c, layout: Layout::Nt, beta: 0.0 });
         for (i, z) in z.chunks_exact_mut(v).enumerate() {
+            let scale = s.grad_scale * weights.map_or(1.0, |w| w[first + i]);
+            let scale = has_grads.then_some(scale);
             losses[first + i] = cross_entropy_row(z, targets[first + i], s.softcap, scale);
         }
         if let Some((dx, dw)) = &mut grads {

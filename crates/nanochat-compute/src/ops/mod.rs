@@ -333,8 +333,8 @@ pub trait Backend {
         places: &Tensor,
         s: &CachedAttention,
     ) -> Result<()>;
-    /// See [`loss::head_loss`]; `grads` is (dx, dw). Errors: [`crate::Error::Invalid`] for a target
-    /// that is neither a token nor [`IGNORE`].
+    /// See [`loss::head_loss`], every weight 1; `grads` is (dx, dw). Errors: [`crate::Error::Invalid`]
+    /// for a target that is neither a token nor [`IGNORE`].
     fn head_loss(
         &self,
         losses: &Tensor,
@@ -343,6 +343,21 @@ pub trait Backend {
         x: &Tensor,
         w: &Tensor,
         targets: &Tensor,
+        s: &HeadLoss,
+    ) -> Result<()> {
+        self.head_loss_weighted(losses, grads, scratch, x, w, targets, None, s)
+    }
+    /// See [`loss::head_loss`]; `grads` is (dx, dw). Errors: as [`Backend::head_loss`].
+    #[allow(clippy::too_many_arguments)]
+    fn head_loss_weighted(
+        &self,
+        losses: &Tensor,
+        grads: Option<(&Tensor, &Tensor)>,
+        scratch: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        targets: &Tensor,
+        weights: Option<&Tensor>,
         s: &HeadLoss,
     ) -> Result<()>;
     /// See [`loss::cross_entropy`]. Errors: [`crate::Error::Invalid`] for a target that is no token.

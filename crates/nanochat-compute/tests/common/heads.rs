@@ -182,9 +182,9 @@ fn head_loss(all: &mut Vec<Case>, shape: (usize, usize, usize, usize)) {
                 .ids("targets", targets.clone())
                 .run(move |be, [losses, z, targets]| be.cross_entropy(losses, z, targets, v, 15.0)),
         );
-        let losses = || case("head_loss", (kind, s)).overwrite("losses", n, terms);
+        let of = |op| case(op, (kind, s)).overwrite("losses", n, terms);
         all.push(
-            losses()
+            of("head_loss")
                 .scratch(s.scratch_len())
                 .read("x", x())
                 .read_some("w", w())
@@ -193,17 +193,22 @@ fn head_loss(all: &mut Vec<Case>, shape: (usize, usize, usize, usize)) {
                     be.head_loss(losses, None, scratch, x, w, targets, &s)
                 }),
         );
-        all.push(
-            losses()
+        let grads = |op| {
+            of(op)
                 .overwrite("dx", n * c, terms)
                 .change("dw", random(padded * c, 42), terms + 6 * n)
                 .scratch(s.scratch_len())
                 .read("x", x())
                 .read("w", w())
-                .ids("targets", targets)
-                .run(move |be, [losses, dx, dw, scratch, x, w, targets]| {
-                    be.head_loss(losses, Some((dx, dw)), scratch, x, w, targets, &s)
-                }),
-        );
+                .ids("targets", targets.clone())
+        };
+        all.push(grads("head_loss").run(move |be, [losses, dx, dw, scratch, x, w, targets]| {
+            be.head_loss(losses, Some((dx, dw)), scratch, x, w, targets, &s)
+        }));
+        let case = grads("head_loss_weighted").read("weights", random(n, 44));
+        all.push(case.run(move |be, [losses, dx, dw, scratch, x, w, targets, weights]| {
+            let (grads, weights) = (Some((dx, dw)), Some(weights));
+            be.head_loss_weighted(losses, grads, scratch, x, w, targets, weights, &s)
+        }));
     }
 }

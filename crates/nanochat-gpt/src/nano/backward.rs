@@ -22,13 +22,27 @@ impl Nano {
         grads: &Tensor,
         grad_scale: f32,
     ) -> Result<Vec<f32>> {
+        self.forward_backward_weighted(be, bufs, grads, grad_scale, None)
+    }
+
+    /// The same for `grad_scale * sum(weights * losses)`, `weights` (B, T): what a policy gradient
+    /// makes of its advantages. The losses that are returned are not weighted.
+    pub fn forward_backward_weighted(
+        &self,
+        be: &dyn Backend,
+        bufs: &Buffers,
+        grads: &Tensor,
+        grad_scale: f32,
+        weights: Option<&Tensor>,
+    ) -> Result<Vec<f32>> {
         let g = bufs.grads.as_ref().expect("the plan was made for training");
         let c = self.config.n_embd;
         self.forward_body(be, bufs, &NoPast)?;
         let (w, dw) = (self.param(Role::LmHead), self.table.view(grads, Role::LmHead));
         let s = self.head_shape(bufs, grad_scale);
         let into = Some((&g.t1, &dw));
-        be.head_loss(&bufs.losses, into, &bufs.logits, &bufs.yf, &w, &bufs.targets, &s)?;
+        let (losses, logits, x) = (&bufs.losses, &bufs.logits, &bufs.yf);
+        be.head_loss_weighted(losses, into, logits, x, &w, &bufs.targets, weights, &s)?;
         be.norm_backward(&g.dx, &g.t1, &bufs.yf, &bufs.yf_rstd, c, 0.0)?;
         be.fill(&g.dx0, 0.0)?;
         let middle = self.config.backout_layer();

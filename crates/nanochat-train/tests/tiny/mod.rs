@@ -92,7 +92,7 @@ impl Given {
 pub fn batch(b: usize, x: Vec<i32>, y: Vec<i32>) -> Batch {
     let trained_tokens = y.iter().filter(|&&y| y >= 0).count();
     let (t, name) = (x.len() / b, "given rows".into());
-    Batch { b, t, x, y, epoch: 1, name, trained_tokens, padding_tokens: 0 }
+    Batch { b, t, x, y, w: None, epoch: 1, name, trained_tokens, padding_tokens: 0 }
 }
 
 impl Batches for Given {

@@ -4,13 +4,15 @@
 // 32,768 bf16 is 64 KiB and stays in the second-level cache between them.
 #include "device.cuh"
 
-// After it the row holds softcapped logits (grad 0) or gradients times `scale` (grad 1).
+// After it the row holds softcapped logits (grad 0) or gradients times `scale` and the row's weight (grad 1).
+// No weights: each is 1.
 template <class T, int V> __device__ __forceinline__ void cross_entropy(
-    float* losses, T* logits, const int* targets, int vocab, float cap, int grad, float scale) {
+    float* losses, T* logits, const int* targets, const float* weights, int vocab, float cap, int grad, float scale) {
     SHARED
     float* space = (float*)shared;
     i64 row = blockIdx.x;
     int target = targets[row];
+    if (weights) scale *= weights[row];
     T* z = logits + row * vocab;
     if (target < 0) {
         Floats<V> zero;
@@ -58,12 +60,13 @@ template <class T, int V> __device__ __forceinline__ void cross_entropy(
 // needs no largest, and the softcap's slope is 4 r (1 - r). `vocab` is a multiple of 8, cap at most 30.
 // Grid: one block a row; shared: 128 + 2 vocab bytes.
 extern "C" __global__ void __launch_bounds__(512, 3) cross_entropy_grad_held(
-    float* losses, bf16* logits, const int* targets, int vocab, float cap, float scale) {
+    float* losses, bf16* logits, const int* targets, const float* weights, int vocab, float cap, float scale) {
     SHARED
     float* space = (float*)shared;
     bf16* held = (bf16*)(shared + 128);
     i64 row = blockIdx.x;
     int target = targets[row];
+    if (weights) scale *= weights[row];
     bf16* z = logits + row * vocab;
     if (target < 0) {
         Eight16 zero;
@@ -141,7 +144,7 @@ extern "C" __global__ void argmax(int* out, const float* x, int vocab) {
 KERNELS(argmax)
 
 #define LOSS(T, V, SUFFIX) \
-extern "C" __global__ void cross_entropy_##SUFFIX(float* losses, T* logits, const int* targets, int vocab, float cap, int grad, float scale) { cross_entropy<T, V>(losses, logits, targets, vocab, cap, grad, scale); } \
+extern "C" __global__ void cross_entropy_##SUFFIX(float* losses, T* logits, const int* targets, const float* weights, int vocab, float cap, int grad, float scale) { cross_entropy<T, V>(losses, logits, targets, weights, vocab, cap, grad, scale); } \
 KERNELS(cross_entropy_##SUFFIX)
 
 LOSS(float, 1, f32x1)

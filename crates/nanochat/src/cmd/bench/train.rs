@@ -39,7 +39,7 @@ impl Batches for RandomTokens {
         let (x, y) = (ids[..n].to_vec(), ids[1..].to_vec());
         let name = "random tokens".into();
         let (b, t, epoch) = (self.b, self.t, 1);
-        Ok(Batch { b, t, x, y, epoch, name, trained_tokens: n, padding_tokens: 0 })
+        Ok(Batch { b, t, x, y, w: None, epoch, name, trained_tokens: n, padding_tokens: 0 })
     }
 
     fn state(&self) -> Vec<u8> {
