@@ -1,6 +1,7 @@
-//! `nanochat train`: a base model from documents, a chat model from conversations.
+//! `nanochat train`: a base model from documents, a chat model from conversations and from rewards.
 
 mod flags;
+mod rl;
 
 use std::time::Instant;
 
@@ -39,6 +40,9 @@ pub enum TrainCommand {
     /// Finetune a base model on conversations.
     #[command(after_help = "Example: nanochat train sft --data dolly.jsonl --run runs/d4")]
     Sft(Box<SftArgs>),
+    /// Reinforce a chat model by questions that a program can grade.
+    #[command(after_help = "Example: nanochat train rl --run runs/d4 --max-new-tokens 64")]
+    Rl(Box<rl::RlArgs>),
 }
 
 /// Runs the command.
@@ -46,6 +50,7 @@ pub fn run(command: &TrainCommand, global: &Global) -> Result<()> {
     match command {
         TrainCommand::Base(args) => base(args, global),
         TrainCommand::Sft(args) => sft(args, global),
+        TrainCommand::Rl(args) => rl::run(args, global),
     }
 }
 

@@ -1,0 +1,260 @@
+//! Reinforcement: answers are drawn, graded, and made likelier or less likely. Source: nanochat
+//! `chat_rl.py`, July 2026; what it leaves out is a flag here.
+//!
+//! ```text
+//! questions of a step -> num_samples answers each -> rewards -> advantages -> one train step
+//! ```
+//! Rollouts and training share the weights: a decoder is made of the trainer's model anew in each step.
+
+pub mod objective;
+mod passes;
+pub mod questions;
+pub mod rollout;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_gpt::{Nano, checkpoint};
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use self::objective::Objective;
+use self::passes::{Pass, Served};
+use self::questions::{Part, Questions};
+use self::rollout::{Sample, Sampling, roll, seed_of};
+use crate::Result;
+use crate::base::Outcome;
+use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
+use crate::optim::LearningRates;
+use crate::resume::{self, Identity, Progress};
+use crate::schedule::Rates;
+use crate::step::{StepReport, Trainer};
+
+/// Values of an RL run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RlRecipe {
+    /// Steps.
+    pub num_iterations: u64,
+    /// Questions of a step.
+    pub examples_per_step: usize,
+    /// Samples of a micro batch.
+    pub device_batch_size: usize,
+    /// How answers are drawn.
+    pub sampling: Sampling,
+    /// What is maximised.
+    pub objective: Objective,
+    /// Optimizer steps over the same samples; upstream: 1.
+    pub passes: usize,
+    /// Rates at the beginning; they fall to 0 in a line.
+    pub rates: LearningRates,
+    /// Muon's weight decay.
+    pub weight_decay: f64,
+    /// Seed of the samples.
+    pub seed: u64,
+    /// Steps between tests; 0: at the beginning and the end only.
+    pub eval_every: u64,
+    /// Questions of a test.
+    pub eval_examples: usize,
+    /// Steps between checkpoints; 0: at the end only.
+    pub save_every: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+}
+
+/// Upstream's Muon momentum in this stage.
+const MOMENTUM: f64 = 0.95;
+
+/// Samples of a question in a test: pass@1 to pass@8.
+const TEST_SAMPLES: usize = 8;
+
+/// Seed of tests: the same draws in every test.
+const TEST_SEED: u64 = 42;
+
+impl RlRecipe {
+    /// Rates of a step: `1 - step / N` of the first ones.
+    fn at(&self, step: u64) -> Rates {
+        let lr_multiplier = 1.0 - step as f64 / self.num_iterations.max(1) as f64;
+        Rates { lr_multiplier, muon_momentum: MOMENTUM, muon_weight_decay: self.weight_decay }
+    }
+}
+
+/// Everything an RL run is made of.
+pub struct RlRun<'a> {
+    /// Its values.
+    pub recipe: &'a RlRecipe,
+    /// Checkpoints.
+    pub dir: &'a Path,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// What is asked.
+    pub questions: &'a dyn Questions,
+    /// The model that the run began with; needed if the objective has a KL term.
+    pub reference: Option<&'a Nano>,
+    /// Goes on from this step's directory.
+    pub resume: Option<PathBuf>,
+}
+
+/// What the rollouts of a step gave.
+struct Rollouts {
+    samples: Vec<Vec<Sample>>,
+    seconds: f64,
+}
+
+impl Rollouts {
+    fn mean(&self, of: impl Fn(&Sample) -> f64) -> f64 {
+        let n = self.samples.iter().flatten().count().max(1);
+        self.samples.iter().flatten().map(of).sum::<f64>() / n as f64
+    }
+
+    fn answer_tokens(&self) -> usize {
+        self.samples.iter().flatten().map(|s| s.answer_tokens).sum()
+    }
+}
+
+/// Trains to the end; tests and saves on the way.
+pub fn run(run: RlRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) -> Result<Outcome> {
+    let recipe = run.recipe;
+    let id = Identity {
+        stage: "rl",
+        tokenizer: run.tokenizer.fingerprint(),
+        settings: serde_json::to_value(recipe).expect("a recipe has only string keys"),
+    };
+    let mut served = Served::new(run.questions.fingerprint());
+    let mut progress = match &run.resume {
+        Some(dir) => resume::restore(dir, &id, trainer, &mut served)?,
+        None => Progress::default(),
+    };
+    let (first, last) = (progress.step, recipe.num_iterations);
+    let mut pace = Pace::resumed(progress.train_s);
+    loop {
+        let step = progress.step;
+        let resumed_here = run.resume.is_some() && step == first;
+        let due = |every: u64| {
+            !resumed_here && (step == last || (every > 0 && step.is_multiple_of(every)))
+        };
+        if due(recipe.eval_every) || (step == 0 && !resumed_here) {
+            test(&run, trainer, step, out)?;
+        }
+        if due(recipe.save_every) && step > 0 {
+            progress.train_s = pace.train_s;
+            let path = resume::save(run.dir, &id, trainer, &served, &progress, recipe.keep)?;
+            out.line(LineKind::Event, &format!("checkpoint {}", path.display()));
+        }
+        if step >= last {
+            break;
+        }
+        let start = Instant::now();
+        let rollouts = rollouts(&run, trainer, step)?;
+        let rates = recipe.at(step);
+        let mut report = learn(&run, trainer, &rollouts, &mut served, step, &rates)?;
+        report.dt_s = start.elapsed().as_secs_f64();
+        report.data_s = rollouts.seconds;
+        progress.totals.push(&report);
+        let smooth = progress.smooth.push(report.loss);
+        progress.step += 1;
+        let eta = pace.push(report.dt_s, last - progress.step);
+        let (reward, length) =
+            (rollouts.mean(|s| s.reward), rollouts.mean(|s| s.answer_tokens as f64));
+        let lrm = rates.lr_multiplier;
+        let line = step_line(progress.step, last, smooth, lrm, &report, eta);
+        out.line(
+            LineKind::Step,
+            &format!("{line} | Average reward: {reward:.4} | Average sequence length: {length:.2}"),
+        );
+        let mut row = step_row("rl", progress.step, smooth, lrm, &report, pace.train_s);
+        row["reward"] = json!(reward);
+        row["sequence_length"] = json!(length);
+        row["rollout_ms"] = json!(1e3 * rollouts.seconds);
+        let rate = rollouts.answer_tokens() as f64 / rollouts.seconds.max(1e-9);
+        row["rollout_tokens_per_sec"] = json!(rate);
+        out.row(row)?;
+    }
+    progress.train_s = pace.train_s;
+    let checkpoint = checkpoint::step_dir(run.dir, progress.step);
+    Ok(Outcome {
+        progress,
+        checkpoint,
+        train_s: pace.train_s,
+        step_s: pace.median(),
+        plans: trainer.plans(),
+    })
+}
+
+/// Draws the answers of a step: the questions follow each other over the steps, again and again.
+fn rollouts(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64) -> Result<Rollouts> {
+    let start = Instant::now();
+    let (recipe, model) = (run.recipe, trainer.model);
+    let mut decoder = NanoDecoder::new(trainer.be, model, model.config().sequence_len)?;
+    let n = recipe.examples_per_step;
+    let mut samples = Vec::with_capacity(n);
+    for i in 0..n {
+        let at = (step as usize * n + i) % run.questions.len(Part::Train).max(1);
+        let question = run.questions.get(Part::Train, at)?;
+        let seed = seed_of(recipe.seed, step, i);
+        samples.push(roll(&mut decoder, run.tokenizer, &question, &recipe.sampling, seed)?);
+    }
+    Ok(Rollouts { samples, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// One optimizer step for each pass over the samples.
+fn learn(
+    run: &RlRun<'_>,
+    trainer: &mut Trainer<'_>,
+    rollouts: &Rollouts,
+    served: &mut Served,
+    step: u64,
+    rates: &Rates,
+) -> Result<StepReport> {
+    let recipe = run.recipe;
+    let pass = Pass::new(run, trainer, &rollouts.samples)?;
+    let mut report: Option<StepReport> = None;
+    for _ in 0..recipe.passes.max(1) {
+        let batches = pass.batches(run, trainer)?;
+        let count = batches.len();
+        served.serve(batches);
+        let one = trainer.step(step, served, count, rates)?;
+        report = Some(match report {
+            None => one,
+            // Tokens of all passes, the loss of the first: the samples' own.
+            Some(before) => StepReport {
+                tokens: before.tokens + one.tokens,
+                trained_tokens: before.trained_tokens + one.trained_tokens,
+                padding_tokens: before.padding_tokens + one.padding_tokens,
+                plan_s: before.plan_s + one.plan_s,
+                ..before
+            },
+        });
+    }
+    Ok(report.expect("at least one pass"))
+}
+
+/// Shares of test questions that at least one of the first k samples answers, k = 1..8.
+fn test(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64, out: &mut dyn Observer) -> Result<()> {
+    let start = Instant::now();
+    let (recipe, model) = (run.recipe, trainer.model);
+    let mut decoder = NanoDecoder::new(trainer.be, model, model.config().sequence_len)?;
+    let sampling = Sampling { num_samples: TEST_SAMPLES, ..recipe.sampling.clone() };
+    let n = recipe.eval_examples.min(run.questions.len(Part::Test));
+    let mut passed = [0usize; TEST_SAMPLES];
+    for i in 0..n {
+        let question = run.questions.get(Part::Test, i)?;
+        let seed = seed_of(TEST_SEED, 0, i);
+        let samples = roll(&mut decoder, run.tokenizer, &question, &sampling, seed)?;
+        let first = samples.iter().position(|s| s.reward >= 1.0).unwrap_or(TEST_SAMPLES);
+        passed[first..].iter_mut().for_each(|p| *p += 1);
+    }
+    let share = passed.map(|p| p as f64 / n.max(1) as f64);
+    let words: Vec<_> =
+        share.iter().enumerate().map(|(k, s)| format!("Pass@{}: {s:.4}", k + 1)).collect();
+    out.line(LineKind::Event, &format!("Step {step} | {}", words.join(", ")));
+    let mut row = json!({
+        "kind": "eval", "stage": "rl", "step": step, "questions": n,
+        "seconds": start.elapsed().as_secs_f64(),
+    });
+    for (k, s) in share.iter().enumerate() {
+        row[format!("pass@{}", k + 1)] = json!(s);
+    }
+    out.row(row)
+}

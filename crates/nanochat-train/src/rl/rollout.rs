@@ -1,0 +1,120 @@
+//! Questions to graded samples, and samples to rows that a train step takes.
+
+use std::ops::ControlFlow;
+
+use nanochat_data::{Batch, IGNORE};
+use nanochat_engine::generate::{Engine, GenerateOptions};
+use nanochat_engine::rng::uniform;
+use nanochat_engine::sample::SampleOptions;
+use nanochat_gpt::model::Decoder;
+use nanochat_tokenizer::{Special, Tokenizer, chat};
+use serde::{Deserialize, Serialize};
+
+use super::questions::Question;
+use crate::Result;
+
+/// How answers are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Samples of a question; they share its pages.
+    pub num_samples: usize,
+    /// Most ids of an answer.
+    pub max_new_tokens: usize,
+    /// Temperature.
+    pub temperature: f32,
+    /// Ids that may be drawn; none: all.
+    pub top_k: Option<usize>,
+    /// The calculator answers.
+    pub tools: bool,
+    /// The id that ends the turn is trained too; upstream leaves it out.
+    pub train_end_of_turn: bool,
+}
+
+/// One graded answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Prompt and answer, and the id that ended the turn if it is trained.
+    pub ids: Vec<u32>,
+    /// For each of `ids`: it was drawn, and is trained.
+    pub drawn: Vec<bool>,
+    /// The answer's text.
+    pub text: String,
+    /// What it is worth.
+    pub reward: f64,
+    /// Ids of the answer.
+    pub answer_tokens: usize,
+}
+
+/// A seed for question `i` of a step: a function of these alone, so that a resumed run draws the same.
+pub fn seed_of(seed: u64, step: u64, i: usize) -> u64 {
+    (uniform(seed, i as u64, step) * (1u64 << 53) as f64) as u64
+}
+
+/// Draws the samples of a question and grades them.
+///
+/// Errors: those of the engine; a prompt that the model cannot hold.
+pub fn roll(
+    decoder: &mut dyn Decoder,
+    tokenizer: &Tokenizer,
+    question: &Question,
+    sampling: &Sampling,
+    seed: u64,
+) -> Result<Vec<Sample>> {
+    let prompt = chat::render_for_completion(tokenizer, &question.conversation)
+        .map_err(nanochat_engine::Error::from)?;
+    let sample = SampleOptions::new(sampling.temperature, sampling.top_k, seed)?;
+    let options = GenerateOptions {
+        n: sampling.num_samples,
+        tools: sampling.tools,
+        ..GenerateOptions::new(sample, sampling.max_new_tokens)
+    };
+    let generation = Engine::new(decoder, tokenizer)?
+        .generate(&prompt, &options, |_| ControlFlow::Continue(()))?;
+    let graded = generation.rows.into_iter().map(|row| {
+        let text = row.text();
+        let answer_tokens = row.ids.len();
+        let (mut ids, mut drawn) = (prompt.clone(), vec![false; prompt.len()]);
+        drawn.extend(row.mask.iter().map(|&m| m == 1));
+        ids.extend(&row.ids);
+        if let Some(end) = row.terminal.filter(|_| sampling.train_end_of_turn) {
+            ids.push(end);
+            drawn.push(true);
+        }
+        let reward = (question.grade)(&text);
+        Sample { ids, drawn, text, reward, answer_tokens }
+    });
+    Ok(graded.collect())
+}
+
+/// Lengths of rows are rounded up to a multiple of this many tokens, so that steps are of few shapes.
+const ROUND: usize = 32;
+
+/// Rows of B, T <= `most` tokens, of samples and the factors of their ids; forced and prompt ids are not
+/// trained.
+pub fn batch(
+    samples: &[&Sample],
+    factors: &[Vec<f32>],
+    tokenizer: &Tokenizer,
+    most: usize,
+) -> Batch {
+    let longest = samples.iter().map(|s| s.ids.len()).max().unwrap_or(0);
+    let t = longest.saturating_sub(1).max(1).next_multiple_of(ROUND).min(most.max(1));
+    let b = samples.len();
+    let fill = tokenizer.special(Special::AssistantEnd) as i32;
+    let (mut x, mut y, mut w) = (vec![fill; b * t], vec![IGNORE; b * t], vec![0.0; b * t]);
+    let mut padding_tokens = 0;
+    for (row, (sample, factors)) in samples.iter().zip(factors).enumerate() {
+        let len = sample.ids.len().saturating_sub(1).min(t);
+        padding_tokens += t - len;
+        for i in 0..len {
+            let at = row * t + i;
+            x[at] = sample.ids[i] as i32;
+            if sample.drawn[i + 1] {
+                (y[at], w[at]) = (sample.ids[i + 1] as i32, factors[i + 1]);
+            }
+        }
+    }
+    let trained_tokens = y.iter().filter(|y| **y != IGNORE).count();
+    let name = "samples of a question".into();
+    Batch { b, t, x, y, w: Some(w), epoch: 1, name, trained_tokens, padding_tokens }
+}
