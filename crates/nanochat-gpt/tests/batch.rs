@@ -163,7 +163,7 @@ fn a_batch_of_one_is_the_decoder() {
         for precision in [Precision::F32, Precision::Bf16] {
             let cpu = Cpu::with(kernels, 2, precision);
             let model = tiny::model(&cpu, tiny::config(Generation::G5), 63);
-            let ids = Draws(82).ids(200, V as usize);
+            let ids = Draws(82).ids(200, V);
             let mut batch = batch(&cpu, &model, WeightFormat::Auto);
             let got = alone(&mut batch, &ids);
             let mut decoder = NanoDecoder::new(&cpu, &model, 400).expect("a small cache");

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nanochat_engine::SampleOptions;
 use nanochat_engine::batch::{Batch, BatchOptions, Generator, Listener, Request, Update, Usage};
-use nanochat_gpt::batch::BatchDecoder;
 use nanochat_gpt::nano::batch::{BatchRoom, NanoBatch};
 use nanochat_tokenizer::{DEFAULT_PATTERN, Tokenizer};
 use serde_json::json;
