@@ -83,7 +83,7 @@ fn request(i: usize) -> Request {
         max_tokens: 5 + i * 7 % 20,
         sample: sample.expect("in range"),
         stop: Vec::new(),
-        stop_at_eot: i % 2 == 0,
+        stop_at_eot: i.is_multiple_of(2),
         tools: true,
         logprobs: Some(2),
         prompt_logprobs: false,

@@ -24,6 +24,9 @@ const PAGE: usize = 4;
 /// A row's ids to its logits.
 type Rule = dyn Fn(&[u32]) -> Vec<f32>;
 
+/// Sees the feeds of a step, and may fail it.
+type Watch = dyn FnMut(&[Feed<'_>]) -> Result<()>;
+
 /// Pages hold the ids themselves: what a step computes comes from the pages alone, so a page that was
 /// shared wrongly or given away too early is seen.
 struct FakeBatch {
@@ -33,7 +36,7 @@ struct FakeBatch {
     vocab_size: usize,
     step_len: usize,
     /// Called before every step.
-    before: Box<dyn FnMut(&[Feed<'_>]) -> Result<()>>,
+    before: Box<Watch>,
     /// Ids of each step: of rows, and of chunks.
     steps: Vec<(usize, usize)>,
 }
