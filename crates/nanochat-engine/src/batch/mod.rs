@@ -6,7 +6,7 @@
 //! | room | what |
 //! |---|---|
 //! | [`request`] | what is asked, and what is said back |
-//! | [`queue`] | the handle that a server holds |
+//! | `queue` | the handle that a server holds |
 //! | `run` | the loop: admission, one step after another |
 //! | `job` | one request under way |
 //! | `logprobs` | logits to log probabilities |

@@ -2,7 +2,7 @@
 //!
 //! Ids go in, numbers of pages come out; nothing is computed here, and there is no memory but the
 //! tables. A page is a stretch of positions of every layer. It is *used* while a sequence holds it,
-//! *cached* while only the [`prefix`] tree does, else free. What a sequence may still need is promised to
+//! *cached* while only the tree of prefixes does, else free. What a sequence may still need is promised to
 //! it when it is opened:
 //!
 //! ```text
