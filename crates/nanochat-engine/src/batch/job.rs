@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use nanochat_gpt::batch::Sequence;
+use nanochat_gpt::batch::{Opened, Room, Sequence};
 use nanochat_tokenizer::Tokenizer;
 
 use super::logprobs::logprobs;
@@ -23,6 +23,8 @@ pub(super) struct Job<'t> {
     arrived: Instant,
     /// Ids of the prompt that are held.
     pub fed: usize,
+    /// The prompt is being computed.
+    pub has_begun: bool,
     pub rows: Vec<Row<'t>>,
     sampler: Sampler,
     prompt_logprobs: Vec<Option<TokenLogprobs>>,
@@ -52,16 +54,11 @@ struct Form {
 type Told<T> = std::result::Result<T, String>;
 
 impl<'t> Job<'t> {
-    /// A request that is admitted; `reused` ids of its prompt are held by `sequence`.
-    pub fn new(
-        waiting: Waiting,
-        tokenizer: &'t Tokenizer,
-        sequence: Sequence,
-        reused: usize,
-    ) -> Self {
+    /// A request that is admitted as `opened`.
+    pub fn new(waiting: Waiting, tokenizer: &'t Tokenizer, opened: Opened) -> Self {
         let Waiting { request, listener, arrived } = waiting;
         let row = |r: usize| Row {
-            sequence: (r == 0).then_some(sequence),
+            sequence: (r == 0).then_some(opened.sequence),
             said: Vec::new(),
             is_over: false,
             machine: RowMachine::new(tokenizer, request.tools),
@@ -69,18 +66,14 @@ impl<'t> Job<'t> {
             form: None,
         };
         let rows = (0..request.n).map(row).collect();
-        let usage = Usage {
-            prompt_tokens: request.prompt.len(),
-            reused_tokens: reused,
-            queued_s: arrived.elapsed().as_secs_f64(),
-            ..Usage::default()
-        };
+        let usage = Usage { prompt_tokens: request.prompt.len(), ..Usage::default() };
         let sampler = Sampler::new(request.sample.clone());
         Self {
             request,
             listener,
             arrived,
-            fed: reused,
+            fed: opened.reused,
+            has_begun: false,
             rows,
             sampler,
             prompt_logprobs: vec![None],
@@ -104,8 +97,17 @@ impl<'t> Job<'t> {
         self.rows.iter().all(|row| row.is_over)
     }
 
-    /// Tells the listener that it began, and makes the constraints of its rows.
+    /// What is to be set aside for it.
+    pub fn room(request: &Request) -> Room {
+        let Request { n, max_tokens, prompt_logprobs, .. } = *request;
+        Room { rows: n, len: request.prompt.len() + max_tokens, reuse: !prompt_logprobs }
+    }
+
+    /// Tells the listener that it begins, and makes the constraints of its rows.
     pub fn begin(&mut self, vocab_size: usize) {
+        self.has_begun = true;
+        self.usage.reused_tokens = self.fed;
+        self.usage.queued_s = self.arrived.elapsed().as_secs_f64();
         self.listener.hear(Update::Began {
             prompt_tokens: self.usage.prompt_tokens,
             reused_tokens: self.usage.reused_tokens,

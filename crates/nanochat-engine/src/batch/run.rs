@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use nanochat_gpt::batch::{BatchDecoder, Feed, Room, Wanted};
+use nanochat_gpt::batch::{BatchDecoder, Feed, Wanted};
 use nanochat_tokenizer::Tokenizer;
 
 use super::job::Job;
@@ -32,6 +32,7 @@ impl Batch {
         while runner.take_in() {
             runner.drop_gone();
             runner.admit();
+            runner.begin();
             runner.step();
             runner.publish();
         }
@@ -91,12 +92,7 @@ impl Runner<'_> {
             if rows + request.n > self.shared.options.rows {
                 return;
             }
-            let room = Room {
-                rows: request.n,
-                len: request.prompt.len() + request.max_tokens,
-                reuse: !request.prompt_logprobs,
-            };
-            let opened = self.decoder.open(&request.prompt, room);
+            let opened = self.decoder.open(&request.prompt, Job::room(request));
             // Alone it must fit: `Shared::check` asked for no more than there is.
             let opened = match opened {
                 Ok(None) if !self.jobs.is_empty() => return,
@@ -107,21 +103,53 @@ impl Runner<'_> {
             let Some(next) = self.waiting.pop_front() else { return };
             match opened {
                 Err(why) => tell(next.listener, why),
-                Ok(opened) => {
-                    if !next.request.prompt_logprobs {
-                        self.counts.prefix_queries += next.request.prompt.len() as u64;
-                        self.counts.prefix_hits += opened.reused as u64;
-                    }
-                    let mut job = Job::new(next, self.tokenizer, opened.sequence, opened.reused);
-                    let vocab_size = self.decoder.vocab_size();
-                    let begun = alone(|| job.begin(vocab_size));
-                    self.jobs.push(job);
-                    if let Err(why) = begun {
-                        self.fail(self.jobs.len() - 1, why);
-                    }
-                }
+                Ok(opened) => self.jobs.push(Job::new(next, self.tokenizer, opened)),
             }
         }
+    }
+
+    /// Begins the prompts that the next step has room for.
+    fn begin(&mut self) {
+        let vocab_size = self.decoder.vocab_size();
+        let mut left = prompt_room(&self.jobs, &self.shared.options, self.decoder.step_len());
+        let mut failed = Vec::new();
+        for at in 0..self.jobs.len() {
+            if left == 0 {
+                break;
+            }
+            if !self.jobs[at].has_begun {
+                let begun = self.look_again(at);
+                let job = &mut self.jobs[at];
+                if let Err(why) = begun.and_then(|()| alone(|| job.begin(vocab_size))) {
+                    failed.push((at, why));
+                    continue;
+                }
+                if job.request.prompt_logprobs {
+                    continue;
+                }
+                self.counts.prefix_queries += job.request.prompt.len() as u64;
+                self.counts.prefix_hits += job.fed as u64;
+            }
+            let job = &self.jobs[at];
+            left -= left.min(job.request.prompt.len() - job.fed);
+        }
+        for (at, why) in failed.into_iter().rev() {
+            self.fail(at, why);
+        }
+    }
+
+    /// Since a job was admitted, others may have computed what its prompt begins with: requests that
+    /// come together and begin alike compute that once.
+    fn look_again(&mut self, at: usize) -> std::result::Result<(), String> {
+        let job = &mut self.jobs[at];
+        let Some(sequence) = job.rows[0].sequence.take() else { return Ok(()) };
+        // What was set aside is free for a moment, and nobody else asks for it.
+        self.decoder.close(sequence);
+        let opened = self.decoder.open(&job.request.prompt, Job::room(&job.request));
+        let opened = opened.map_err(|e| e.to_string())?;
+        let opened = opened.ok_or("what was set aside is gone: a fault of the paging")?;
+        (job.rows[0].sequence, job.fed) = (Some(opened.sequence), opened.reused);
+        Ok(())
     }
 
     /// One step of the model, and what follows from it.
@@ -293,11 +321,8 @@ fn plan(jobs: &[Job<'_>], options: &BatchOptions, most: usize) -> Vec<(usize, Pa
         let rows = job.rows.iter().enumerate().filter(|(_, row)| !row.is_over);
         parts.extend(rows.map(|(row, _)| (at, Part::Row(row))));
     }
-    let rows = parts.len();
-    let least = BatchOptions::LEAST_PROMPT.min(options.step_tokens);
-    let left = options.step_tokens.saturating_sub(rows).max(least);
-    let mut left = left.min(most.saturating_sub(rows));
-    for (at, job) in jobs.iter().enumerate().filter(|(_, job)| job.is_prompt()) {
+    let mut left = prompt_room(jobs, options, most);
+    for (at, job) in jobs.iter().enumerate().filter(|(_, job)| job.is_prompt() && job.has_begun) {
         let n = (job.request.prompt.len() - job.fed).min(left);
         if n > 0 {
             parts.push((at, Part::Chunk(n)));
@@ -305,6 +330,14 @@ fn plan(jobs: &[Job<'_>], options: &BatchOptions, most: usize) -> Vec<(usize, Pa
         }
     }
     parts
+}
+
+/// Ids of prompts that the next step takes.
+fn prompt_room(jobs: &[Job<'_>], options: &BatchOptions, most: usize) -> usize {
+    let answering = jobs.iter().filter(|job| !job.is_prompt());
+    let rows: usize = answering.map(|job| job.rows.iter().filter(|row| !row.is_over).count()).sum();
+    let least = BatchOptions::LEAST_PROMPT.min(options.step_tokens);
+    options.step_tokens.saturating_sub(rows).max(least).min(most.saturating_sub(rows))
 }
 
 /// What a part feeds.

@@ -73,6 +73,21 @@ fn a_prompt_that_came_before_is_not_computed_again() {
 }
 
 #[test]
+fn what_requests_that_come_together_have_in_common_is_computed_once() {
+    let mut model = FakeBatch::hashed(200);
+    let batch = Batch::new(&model, BatchOptions { step_tokens: 10, ..BatchOptions::default() });
+    let make = |tail: u32| request(&[&ids(40, 3)[..], &[tail, 7]].concat(), 4, 5);
+    let heard: Vec<_> = (0..8).map(|tail| submit(&batch, make(tail))).collect();
+    drain(&batch, &mut model);
+    // The last page of 40 is complete in the step in which the second begins.
+    let reused: Vec<_> = heard.iter().map(|h| h.reused().expect("began")).collect();
+    assert!(reused[0] == 0 && reused[1..].iter().all(|n| *n >= 36), "{reused:?}");
+    for (tail, heard) in heard.iter().enumerate() {
+        assert_eq!(heard.ids(0), alone(|| make(tail as u32))[0]);
+    }
+}
+
+#[test]
 fn an_answer_is_the_prefix_of_the_next_turn() {
     let mut model = FakeBatch::hashed(64);
     let batch = Batch::new(&model, BatchOptions::default());
