@@ -29,6 +29,14 @@ pub enum Error {
         /// The logit.
         value: f32,
     },
+    /// A form of the answer that no id can go on with.
+    #[error("no id may come next (row {row}, step {step}): the form that is asked for has no end")]
+    NothingAllowed {
+        /// Row of the request.
+        row: u64,
+        /// Ids generated in this row before.
+        step: u64,
+    },
     /// The model returned another number of logits than it promised.
     #[error("the model returned {found} logits, {expected} expected: this is a fault of the model")]
     LogitCount {

@@ -31,12 +31,7 @@ impl FakeModel {
 
     /// Logits that depend on the whole row by a hash: flat enough to sample from.
     pub(crate) fn hashed(vocab_size: usize) -> Self {
-        Self::new(vocab_size, move |row| {
-            let hash = row.iter().fold(1_u64, |h, id| mix(h ^ u64::from(*id)));
-            (0..vocab_size as u64)
-                .map(|i| (mix(hash ^ i) >> 40) as f32 / (1 << 22) as f32)
-                .collect()
-        })
+        Self::new(vocab_size, move |row| hashed_logits(vocab_size, row))
     }
 
     /// A model that, asked after any assistant_start, says `reply`, then assistant_end.
@@ -51,6 +46,12 @@ impl FakeModel {
             one_hot(vocab_size, reply.get(said).copied().unwrap_or(end))
         })
     }
+}
+
+/// Logits from 0 to 4 that depend on all ids of a row by a hash.
+pub(crate) fn hashed_logits(vocab_size: usize, row: &[u32]) -> Vec<f32> {
+    let hash = row.iter().fold(1_u64, |h, id| mix(h ^ u64::from(*id)));
+    (0..vocab_size as u64).map(|i| (mix(hash ^ i) >> 40) as f32 / (1 << 22) as f32).collect()
 }
 
 /// 20 for one id, 0 for all others: e^20 to one against each.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use nanochat_gpt::model::Decoder;
 use nanochat_tokenizer::Tokenizer;
 
-use crate::sample::{SampleOptions, Sampler};
+use crate::sample::{Context, SampleOptions, Sampler};
 use crate::text::{Piece, RowText};
 use crate::tool::{RowMachine, Seen};
 use crate::{Error, Result};
@@ -405,7 +405,9 @@ impl Run<'_> {
                         if index == 0 { &self.logits } else { &self.logits[r * vocab..][..vocab] };
                     let number = if broadcast { 0 } else { r as u64 };
                     let number = self.options.first_row.wrapping_add(number);
-                    self.sampler.draw(logits, &row.ids, number, index as u64)?
+                    let (prompt, said) = row.ids.split_at(self.prompt_len);
+                    let context = Context { prompt, said, allowed: None };
+                    self.sampler.draw(logits, context, number, index as u64)?
                 }
             };
             let emitted = Emitted { id, forced: forced.is_some() };

@@ -10,6 +10,7 @@
 //! | rows of ids | how different they are, and whether they are drawn fairly | [`diversity`] |
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod calculator;
 pub mod diversity;
 pub mod error;

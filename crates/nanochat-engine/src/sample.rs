@@ -1,7 +1,7 @@
 //! Logits in, one id out.
 //!
-//! The order is fixed: repetition penalty, top-k, temperature, softmax, top-p, min-p, draw. The
-//! first three of upstream (top-k, divide by T, softmax) keep upstream's order. All scratch memory
+//! The order is fixed: bias, repetition penalty, frequency and presence penalties, forbidden ids,
+//! top-k, temperature, softmax, top-p, min-p, draw. Those of upstream (top-k, divide by T, softmax) keep upstream's order. All scratch memory
 //! is kept, so a draw allocates nothing after the first; nothing ever sorts the whole vocabulary.
 
 use std::cmp::Ordering;
@@ -17,6 +17,10 @@ pub struct SampleOptions {
     top_p: Option<f32>,
     min_p: Option<f32>,
     repetition_penalty: f32,
+    frequency_penalty: f32,
+    presence_penalty: f32,
+    /// Added to the logits of single ids.
+    logit_bias: Vec<(u32, f32)>,
     seed: u64,
 }
 
@@ -31,8 +35,7 @@ impl SampleOptions {
         if top_k == Some(0) {
             return Err(refuse("top_k", 0, "1 or more, or leave it out to keep every id"));
         }
-        let repetition_penalty = 1.0;
-        Ok(Self { temperature, top_k, top_p: None, min_p: None, repetition_penalty, seed })
+        Ok(Self { temperature, top_k, seed, ..Self::greedy() })
     }
 
     /// Always the most likely id.
@@ -43,6 +46,9 @@ impl SampleOptions {
             top_p: None,
             min_p: None,
             repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -81,6 +87,43 @@ impl SampleOptions {
         Ok(self)
     }
 
+    /// Takes `penalty` times the number of times that the answer has an id from the id's logit;
+    /// the prompt does not count.
+    ///
+    /// `logit[i] -= count[i] * frequency + (count[i] > 0) * presence`. Source: OpenAI's API reference,
+    /// "Advanced usage". Errors: [`Error::Option`] outside -2..=2.
+    pub fn with_frequency_penalty(mut self, penalty: f32) -> Result<Self> {
+        if !(-2.0..=2.0).contains(&penalty) {
+            return Err(refuse("frequency_penalty", penalty, "a number from -2 to 2"));
+        }
+        self.frequency_penalty = penalty;
+        Ok(self)
+    }
+
+    /// Takes `penalty` from the logit of each id that the answer has: see
+    /// [`SampleOptions::with_frequency_penalty`].
+    ///
+    /// Errors: [`Error::Option`] outside -2..=2.
+    pub fn with_presence_penalty(mut self, penalty: f32) -> Result<Self> {
+        if !(-2.0..=2.0).contains(&penalty) {
+            return Err(refuse("presence_penalty", penalty, "a number from -2 to 2"));
+        }
+        self.presence_penalty = penalty;
+        Ok(self)
+    }
+
+    /// Adds to the logits of these ids before anything else; -100 all but forbids an id, 100 all but
+    /// forces it. Ids outside the vocabulary are passed over; an id that comes twice is added to twice.
+    ///
+    /// Source: OpenAI's `logit_bias`. Errors: [`Error::Option`] outside -100..=100.
+    pub fn with_logit_bias(mut self, bias: Vec<(u32, f32)>) -> Result<Self> {
+        if let Some((_, bias)) = bias.iter().find(|(_, x)| !(-100.0..=100.0).contains(x)) {
+            return Err(refuse("logit_bias", bias, "numbers from -100 to 100"));
+        }
+        self.logit_bias = bias;
+        Ok(self)
+    }
+
     /// The same options with another seed.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -103,18 +146,40 @@ impl SampleOptions {
     }
 }
 
+impl SampleOptions {
+    fn changes_logits(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
+            || !self.logit_bias.is_empty()
+    }
+}
+
 fn refuse(name: &'static str, value: impl ToString, allowed: &'static str) -> Error {
     Error::Option { name, value: value.to_string(), allowed }
+}
+
+/// What a row has been, and what it may become.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context<'a> {
+    /// Ids of the prompt.
+    pub prompt: &'a [u32],
+    /// Ids of the answer so far.
+    pub said: &'a [u32],
+    /// Which ids may come: bit `id % 64` of word `id / 64`; all of them without.
+    pub allowed: Option<&'a [u64]>,
 }
 
 /// Draws ids by one set of options; holds the scratch memory.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SampleOptions,
-    /// Logits after the penalty, used only when there is one. (V)
-    penalised: Vec<f32>,
+    /// Logits after bias, penalties and forbidden ids, used only when there are any. (V)
+    changed: Vec<f32>,
     /// One bit for each id already penalised. (V / 64)
     marks: Vec<u64>,
+    /// Ids of the answer, sorted.
+    counted: Vec<u32>,
     /// Most likely ids, best first.
     best: Vec<Candidate>,
     /// exp((logit - max) / T) of `best` or of all ids.
@@ -139,18 +204,26 @@ impl Sampler {
     pub fn new(options: SampleOptions) -> Self {
         Self {
             options,
-            penalised: Vec::new(),
+            changed: Vec::new(),
             marks: Vec::new(),
+            counted: Vec::new(),
             best: Vec::new(),
             weights: Vec::new(),
         }
     }
 
-    /// Draws an id from `logits` (V) for `row` at `step`: a function of these, of `seen` (the row's
-    /// ids so far, read only for the repetition penalty) and of the options, of nothing else.
+    /// Draws an id from `logits` (V) for `row` at `step`: a function of these, of the row's `context` and
+    /// of the options, of nothing else.
     ///
-    /// Errors: [`Error::Logit`] if one is NaN or infinite, [`Error::LogitCount`] if there is none.
-    pub fn draw(&mut self, logits: &[f32], seen: &[u32], row: u64, step: u64) -> Result<u32> {
+    /// Errors: [`Error::Logit`] if one is NaN or infinite, [`Error::LogitCount`] if there is none,
+    /// [`Error::NothingAllowed`].
+    pub fn draw(
+        &mut self,
+        logits: &[f32],
+        context: Context<'_>,
+        row: u64,
+        step: u64,
+    ) -> Result<u32> {
         if logits.is_empty() {
             return Err(Error::LogitCount { found: 0, expected: 1 });
         }
@@ -159,29 +232,51 @@ impl Sampler {
             let id = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
             return Err(Error::Logit { row, step, id, value: logits[id] });
         }
-        if self.options.repetition_penalty == 1.0 {
+        if !self.options.changes_logits() && context.allowed.is_none() {
             return Ok(self.choose(logits, row, step));
         }
-        let mut penalised = std::mem::take(&mut self.penalised);
-        self.penalise(&mut penalised, logits, seen);
-        let id = self.choose(&penalised, row, step);
-        self.penalised = penalised;
-        Ok(id)
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.clear();
+        changed.extend_from_slice(logits);
+        self.penalise(&mut changed, context);
+        let any = context.allowed.is_none_or(|allowed| forbid(&mut changed, allowed));
+        let id = any.then(|| self.choose(&changed, row, step));
+        self.changed = changed;
+        id.ok_or(Error::NothingAllowed { row, step })
     }
 
-    fn penalise(&mut self, out: &mut Vec<f32>, logits: &[f32], seen: &[u32]) {
-        let penalty = self.options.repetition_penalty;
-        out.clear();
-        out.extend_from_slice(logits);
-        self.marks.clear();
-        self.marks.resize(logits.len().div_ceil(64), 0);
-        for &id in seen {
-            let i = id as usize;
-            let Some(x) = out.get_mut(i) else { continue };
-            if self.marks[i / 64] >> (i % 64) & 1 == 0 {
-                self.marks[i / 64] |= 1 << (i % 64);
-                let y = if *x > 0.0 { *x / penalty } else { *x * penalty };
-                *x = y.clamp(f32::MIN, f32::MAX);
+    /// Bias and penalties, in place.
+    fn penalise(&mut self, out: &mut [f32], context: Context<'_>) {
+        let SampleOptions { repetition_penalty, frequency_penalty, presence_penalty, .. } =
+            self.options;
+        for &(id, bias) in &self.options.logit_bias {
+            if let Some(x) = out.get_mut(id as usize) {
+                *x = (*x + bias).clamp(f32::MIN, f32::MAX);
+            }
+        }
+        if repetition_penalty != 1.0 {
+            self.marks.clear();
+            self.marks.resize(out.len().div_ceil(64), 0);
+            for &id in context.prompt.iter().chain(context.said) {
+                let i = id as usize;
+                let Some(x) = out.get_mut(i) else { continue };
+                if self.marks[i / 64] >> (i % 64) & 1 == 0 {
+                    self.marks[i / 64] |= 1 << (i % 64);
+                    let y =
+                        if *x > 0.0 { *x / repetition_penalty } else { *x * repetition_penalty };
+                    *x = y.clamp(f32::MIN, f32::MAX);
+                }
+            }
+        }
+        if frequency_penalty != 0.0 || presence_penalty != 0.0 {
+            self.counted.clear();
+            self.counted.extend_from_slice(context.said);
+            self.counted.sort_unstable();
+            for same in self.counted.chunk_by(|a, b| a == b) {
+                if let Some(x) = out.get_mut(same[0] as usize) {
+                    let penalty = same.len() as f32 * frequency_penalty + presence_penalty;
+                    *x = (*x - penalty).clamp(f32::MIN, f32::MAX);
+                }
             }
         }
     }
@@ -297,6 +392,22 @@ impl Sampler {
     }
 }
 
+/// Makes ids whose bit is not set as unlikely as can be: their weight is 0. False if no id is left.
+fn forbid(logits: &mut [f32], allowed: &[u64]) -> bool {
+    let mut any = false;
+    for (i, logits) in logits.chunks_mut(64).enumerate() {
+        let word = allowed.get(i).copied().unwrap_or(0);
+        for (bit, x) in logits.iter_mut().enumerate() {
+            if word >> bit & 1 == 0 {
+                *x = f32::MIN;
+            } else {
+                any = true;
+            }
+        }
+    }
+    any
+}
+
 fn largest(logits: &[f32]) -> f32 {
     logits.iter().fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
 }
@@ -341,194 +452,4 @@ fn pick(weights: &[f32], u: f64) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LOGITS: [f32; 6] = [0.5, 2.0, -1.0, 2.0, 0.0, 1.0];
-
-    fn options(temperature: f32, top_k: Option<usize>) -> SampleOptions {
-        SampleOptions::new(temperature, top_k, 42).unwrap()
-    }
-
-    /// Counts of 20,000 draws: 20 rows, 1,000 steps each.
-    fn counts(options: SampleOptions, logits: &[f32]) -> Vec<usize> {
-        let mut sampler = Sampler::new(options);
-        let mut counts = vec![0; logits.len()];
-        for row in 0..20 {
-            for step in 0..1000 {
-                counts[sampler.draw(logits, &[], row, step).unwrap() as usize] += 1;
-            }
-        }
-        counts
-    }
-
-    /// Asserts that 20,000 draws follow the softmax of `kept` ids at `temperature`.
-    fn assert_distribution(options: SampleOptions, temperature: f64, kept: &[usize]) {
-        let counts = counts(options, &LOGITS);
-        let weight = |i: usize| (f64::from(LOGITS[i]) / temperature).exp();
-        let total: f64 = kept.iter().map(|i| weight(*i)).sum();
-        let mut chi2 = 0.0;
-        for (i, count) in counts.iter().enumerate() {
-            if kept.contains(&i) {
-                let expected = 20_000.0 * weight(i) / total;
-                chi2 += (*count as f64 - expected).powi(2) / expected;
-            } else {
-                assert_eq!(*count, 0, "id {i} must never be drawn");
-            }
-        }
-        // 99.9% quantiles of chi-square with 0..=5 degrees of freedom.
-        let limit = [1e-9, 10.83, 13.82, 16.27, 18.47, 20.52][kept.len() - 1];
-        assert!(chi2 < limit, "chi2 {chi2} of {counts:?}");
-    }
-
-    #[test]
-    fn draws_follow_the_softmax() {
-        assert_distribution(options(1.0, None), 1.0, &[0, 1, 2, 3, 4, 5]);
-        assert_distribution(options(0.7, None), 0.7, &[0, 1, 2, 3, 4, 5]);
-        assert_distribution(options(2.0, Some(100)), 2.0, &[0, 1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn top_k_keeps_the_softmax_of_the_best_k() {
-        assert_distribution(options(1.0, Some(1)), 1.0, &[1]);
-        assert_distribution(options(1.5, Some(4)), 1.5, &[0, 1, 3, 5]);
-    }
-
-    #[test]
-    fn top_p_keeps_the_id_that_reaches_p() {
-        // Probabilities at T = 1: .360 .360 .133 .080 .049 .018.
-        let with = |p| options(1.0, None).with_top_p(Some(p)).unwrap();
-        assert_distribution(with(0.01), 1.0, &[1]);
-        assert_distribution(with(0.7), 1.0, &[1, 3]);
-        assert_distribution(with(0.74), 1.0, &[1, 3, 5]);
-        assert_distribution(with(1.0), 1.0, &[0, 1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn top_p_counts_within_top_k() {
-        // The best three alone: .422 .422 .155.
-        let with = |p| options(1.0, Some(3)).with_top_p(Some(p)).unwrap();
-        assert_distribution(with(0.83), 1.0, &[1, 3]);
-        assert_distribution(with(0.86), 1.0, &[1, 3, 5]);
-    }
-
-    #[test]
-    fn min_p_is_a_share_of_the_best() {
-        // exp(-1) = .368 and exp(-1.5) = .223 of the best.
-        let with = |k, p| options(1.0, k).with_min_p(Some(p)).unwrap();
-        assert_distribution(with(None, 0.3), 1.0, &[1, 3, 5]);
-        assert_distribution(with(Some(5), 0.2), 1.0, &[0, 1, 3, 5]);
-        let both = with(None, 0.3).with_top_p(Some(0.99)).unwrap();
-        assert_distribution(both, 1.0, &[1, 3, 5]);
-    }
-
-    #[test]
-    fn top_p_over_a_flat_vocabulary_keeps_its_share() {
-        let logits: Vec<f32> = (0..5000).map(|i| (i % 7) as f32 * 1e-6).collect();
-        let mut sampler = Sampler::new(options(1.0, None).with_top_p(Some(0.5)).unwrap());
-        sampler.draw(&logits, &[], 0, 0).unwrap();
-        let kept = sampler.weights.iter().filter(|w| **w > 0.0).count();
-        assert!((2499..=2501).contains(&kept), "{kept}");
-    }
-
-    #[test]
-    fn temperature_zero_takes_the_lowest_of_equals() {
-        let mut sampler = Sampler::new(SampleOptions::greedy());
-        assert_eq!(sampler.draw(&LOGITS, &[], 0, 0).unwrap(), 1);
-        assert_eq!(sampler.draw(&[0.0; 100], &[], 3, 9).unwrap(), 0);
-        assert_eq!(sampler.draw(&[-0.0, 0.0], &[], 0, 0).unwrap(), 0);
-    }
-
-    #[test]
-    fn the_penalty_counts_an_id_once() {
-        let greedy = SampleOptions::greedy().with_repetition_penalty(1.5).unwrap();
-        let mut sampler = Sampler::new(greedy);
-        assert_eq!(sampler.draw(&[1.0, 1.4, -3.0], &[], 0, 0).unwrap(), 1);
-        assert_eq!(sampler.draw(&[1.0, 1.4, -3.0], &[1], 0, 0).unwrap(), 0);
-        // Twice penalised, 1.6 would fall under 1.0; ids outside the logits are passed over.
-        assert_eq!(sampler.draw(&[1.0, 1.6, -3.0], &[1, 1, 9], 0, 0).unwrap(), 1);
-        assert_eq!(sampler.draw(&[-1.4, -1.0], &[1], 0, 0).unwrap(), 0);
-    }
-
-    #[test]
-    fn a_damaged_logit_is_named() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for temperature in [0.0, 1.0] {
-                let mut sampler = Sampler::new(options(temperature, Some(2)));
-                let error = sampler.draw(&[0.0, 1.0, bad, 0.0], &[], 5, 6).unwrap_err();
-                assert!(matches!(error, Error::Logit { row: 5, step: 6, id: 2, .. }), "{error}");
-            }
-        }
-        let mut sampler = Sampler::new(options(1.0, None));
-        assert!(matches!(sampler.draw(&[], &[], 0, 0), Err(Error::LogitCount { .. })));
-    }
-
-    #[test]
-    fn options_out_of_range_are_refused() {
-        assert!(SampleOptions::new(2.1, None, 0).is_err());
-        assert!(SampleOptions::new(-0.1, None, 0).is_err());
-        assert!(SampleOptions::new(f32::NAN, None, 0).is_err());
-        assert!(SampleOptions::new(1.0, Some(0), 0).is_err());
-        for p in [0.0, 1.1, f32::NAN] {
-            assert!(SampleOptions::greedy().with_top_p(Some(p)).is_err());
-        }
-        for p in [-0.1, 1.0, f32::NAN] {
-            assert!(SampleOptions::greedy().with_min_p(Some(p)).is_err());
-        }
-        assert!(SampleOptions::greedy().with_repetition_penalty(0.0).is_err());
-        let message = SampleOptions::new(3.0, None, 0).unwrap_err().to_string();
-        assert_eq!(message, "temperature is 3: choose a number from 0 to 2");
-    }
-
-    proptest! {
-        #[test]
-        fn gather_equals_a_full_sort(
-            levels in prop::collection::vec(-20_i32..20, 1..700),
-            k in 1_usize..800,
-        ) {
-            let logits: Vec<f32> = levels.iter().map(|x| *x as f32 / 4.0).collect();
-            let mut sampler = Sampler::new(SampleOptions::greedy());
-            sampler.gather(&logits, k);
-            let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-            order.sort_by_key(|i| (-levels[*i as usize], *i));
-            order.truncate(k);
-            let ids: Vec<u32> = sampler.best.iter().map(|c| c.id).collect();
-            prop_assert_eq!(ids, order);
-        }
-
-        #[test]
-        fn the_nucleus_is_a_prefix_of_the_sorted_ids(
-            levels in prop::collection::vec(-90_i32..20, 1..300),
-            (temperature, p) in (0.1_f32..2.0, 0.01_f32..0.99),
-        ) {
-            let logits: Vec<f32> = levels.iter().map(|x| *x as f32 / 8.0).collect();
-            let mut sampler = Sampler::new(options(temperature, None));
-            sampler.weigh_all(&logits);
-            let all = sampler.weights.clone();
-            let mass = f64::from(p) * sum(&all);
-            sampler.keep_nucleus(&logits, mass);
-            let mut order: Vec<usize> = (0..all.len()).collect();
-            order.sort_by_key(|i| (-levels[*i], *i));
-            let kept = order.iter().take_while(|i| sampler.weights[**i] > 0.0).count();
-            prop_assert!(order[kept..].iter().all(|i| sampler.weights[*i] == 0.0));
-            let upto = |n: usize| order[..n].iter().map(|i| f64::from(all[*i])).sum::<f64>();
-            // 1e-9: the order in which at most 300 f64 are added.
-            prop_assert!(upto(kept) >= mass * (1.0 - 1e-9));
-            prop_assert!(upto(kept - 1) < mass * (1.0 + 1e-9));
-        }
-
-        #[test]
-        fn any_finite_logits_give_an_id(
-            logits in prop::collection::vec(-3.4e38_f32..3.4e38, 1..50),
-            (temperature, k, p, m) in (0.0_f32..2.0, 1_usize..60, 0.001_f32..1.0, 0.0_f32..0.99),
-            (penalty, seed, step) in (0.1_f32..10.0, any::<u64>(), any::<u64>()),
-        ) {
-            let options = SampleOptions::new(temperature, Some(k), seed).unwrap();
-            let options = options.with_top_p(Some(p)).unwrap().with_min_p(Some(m)).unwrap();
-            let options = options.with_repetition_penalty(penalty).unwrap();
-            let id = Sampler::new(options).draw(&logits, &[0, 3], seed, step).unwrap();
-            prop_assert!((id as usize) < logits.len());
-        }
-    }
-}
+mod tests;

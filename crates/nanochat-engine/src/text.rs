@@ -1,5 +1,7 @@
 //! One row's ids in, whole text out: no half characters, special tokens or stop strings.
 
+use std::borrow::Cow;
+
 use nanochat_tokenizer::{Tokenizer, Utf8Stream};
 
 use crate::Result;
@@ -35,7 +37,7 @@ pub struct RowText<'s> {
 
 impl<'s> RowText<'s> {
     /// Text that ends before the first of `stops` (none of them empty).
-    pub fn new(tokenizer: &Tokenizer, stops: &'s [String]) -> Self {
+    pub fn new(tokenizer: &Tokenizer, stops: impl Into<Cow<'s, [String]>>) -> Self {
         Self { utf8: Utf8Stream::new(tokenizer), stops: StopFilter::new(stops) }
     }
 
@@ -77,14 +79,14 @@ fn show(text: String, out: &mut Vec<Piece>) {
 
 /// Lets text through up to the first stop string; holds back what may be the beginning of one.
 pub struct StopFilter<'s> {
-    stops: &'s [String],
+    stops: Cow<'s, [String]>,
     held: String,
 }
 
 impl<'s> StopFilter<'s> {
     /// A filter for `stops`, none of them empty.
-    pub fn new(stops: &'s [String]) -> Self {
-        Self { stops, held: String::new() }
+    pub fn new(stops: impl Into<Cow<'s, [String]>>) -> Self {
+        Self { stops: stops.into(), held: String::new() }
     }
 
     /// Adds `text`; returns what can be shown, and whether a stop string is complete. After that

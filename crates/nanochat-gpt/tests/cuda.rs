@@ -5,9 +5,12 @@ mod tiny;
 
 use nanochat_compute::cpu::Precision;
 use nanochat_compute::cuda::{self, Cuda};
+use nanochat_compute::ops::WeightFormat;
 use nanochat_compute::reference::Reference;
 use nanochat_compute::{Backend, DType};
+use nanochat_gpt::batch::{BatchDecoder, Feed, Room, Wanted};
 use nanochat_gpt::model::Decoder;
+use nanochat_gpt::nano::batch::{BatchRoom, NanoBatch};
 use nanochat_gpt::nano::buffers::{Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::{Generation, GptConfig, Nano, RawConfig};
@@ -164,6 +167,61 @@ fn a_replayed_step_is_the_reference_s_in_every_conversation() {
             let column = Draws(9).ids(rows, 90);
             let got = there.decode_likeliest(&column).expect("room");
             assert_eq!(got, here.decode_likeliest(&column).expect("room"), "round {round}");
+        }
+    }
+}
+
+/// Ids of five sequences, of which two begin alike.
+fn five() -> Vec<Vec<u32>> {
+    let shared = Draws(6).ids(70, 90);
+    let row =
+        |(r, n): (usize, usize)| [&shared[..(r % 2) * 70], &Draws(r as u64).ids(n, 90)].concat();
+    [5, 40, 90, 1, 100].into_iter().enumerate().map(row).collect()
+}
+
+#[test]
+fn many_sequences_in_a_step_are_those_of_the_reference() {
+    for (precision, limit, config) in [
+        (Precision::F32, 1e-4, tiny::config(Generation::G5)),
+        (Precision::Bf16, 0.05, tiny::config(Generation::G1)),
+        (Precision::Bf16, 0.05, wide()),
+    ] {
+        for cuda in devices(precision) {
+            let there = tiny::model(&cuda, config.clone(), 7);
+            let here = tiny::model(&Reference, config.clone(), 7);
+            let room = BatchRoom::of_rows(&Reference, &config, 6, 200);
+            let on = |be, model| NanoBatch::new(be, model, WeightFormat::Auto, room);
+            let mut there = on(&cuda, &there).expect("a small cache");
+            let mut here = on(&Reference, &here).expect("a small cache");
+            let ids = five();
+            let open = |batch: &mut NanoBatch<'_>, ids: &Vec<u32>| {
+                let room = Room { rows: 1, len: ids.len() + 12, reuse: true };
+                batch.open(ids, room).expect("fits").expect("room").sequence
+            };
+            let names: Vec<_> =
+                ids.iter().map(|ids| (open(&mut there, ids), open(&mut here, ids))).collect();
+            // Prompts in chunks beside single ids; then five rows, filled up to eight, and three.
+            let mut steps: Vec<Vec<(usize, Vec<u32>)>> = vec![
+                vec![(1, ids[1].clone()), (0, ids[0].clone())],
+                vec![(3, ids[3][..64].to_vec()), (2, ids[2].clone()), (1, vec![7])],
+                vec![(0, vec![8]), (3, ids[3][64..].to_vec()), (4, ids[4].clone())],
+            ];
+            for i in 0..3 {
+                steps.push((0..5).map(|r| (r, vec![(10 * r + i) as u32])).collect());
+                steps.push((1..4).map(|r| (r, vec![(9 * r + i) as u32])).collect());
+            }
+            for (i, step) in steps.iter().enumerate() {
+                let feeds = |is_there: bool| -> Vec<Feed<'_>> {
+                    let name = |r: usize| if is_there { names[r].0 } else { names[r].1 };
+                    let feed = |(r, ids)| Feed { sequence: name(r), ids, wanted: Wanted::Last };
+                    step.iter().map(|(r, ids)| feed((*r, ids))).collect()
+                };
+                let got = there.step(&feeds(true)).expect("a step");
+                let off = apart(&got, &here.step(&feeds(false)).expect("a step"));
+                assert!(off < limit, "{}: step {i} is {off} off", cuda.name());
+            }
+            names.into_iter().for_each(|(sequence, _)| there.close(sequence));
+            assert_eq!(there.pages().used, 0);
         }
     }
 }

@@ -292,6 +292,17 @@ impl HostKernels for Cpu {
     fn rope_norm(&self, x: &mut [f32], rstd: &mut [f32], cos: &[f32], sin: &[f32], s: &RopeNorm) {
         rows::rope_norm(self, x, rstd, cos, sin, s);
     }
+    fn rope_norm_placed(
+        &self,
+        x: &mut [f32],
+        rstd: &mut [f32],
+        cos: &[f32],
+        sin: &[f32],
+        places: &[i32],
+        s: &RopeNorm,
+    ) {
+        rows::rope_norm_placed(self, x, rstd, (cos, sin), places, s);
+    }
     fn rope_norm_backward(
         &self,
         dx: &mut [f32],

@@ -221,6 +221,34 @@ pub(super) fn rope_norm(
     });
 }
 
+simd_fn! {
+    /// As [`rope_norm_heads`]; `places` are rows of `stride` numbers, of which the first counts.
+    fn rope_norm_placed_heads(x: &mut [f32], rstd: &mut [f32], cos: &[f32], sin: &[f32], places: &[i32], stride: usize, s: &RopeNorm, first: usize) {
+        with_width!(s.d, |d| for (i, (head, r)) in x.chunks_exact_mut(d).zip(rstd).enumerate() {
+            let n = (first + i) / s.h;
+            let at = (s.start + places[n / s.t * stride] as usize + n % s.t) * (d / 2);
+            let (cos, sin) = (&cos[at..at + d / 2], &sin[at..at + d / 2]);
+            *r = rope_norm_head(head, cos, sin, d, s);
+        });
+    }
+}
+
+/// A head has the bits that [`rope_norm`] gives it.
+pub(super) fn rope_norm_placed(
+    cpu: &Cpu,
+    x: &mut [f32],
+    rstd: &mut [f32],
+    (cos, sin): (&[f32], &[f32]),
+    places: &[i32],
+    s: &RopeNorm,
+) {
+    let stride = places.len() / (rstd.len() / (s.t * s.h));
+    let heads = rows_per_chunk(s.d);
+    each(&cpu.pool, [(x, heads * s.d), (rstd, heads)], |i, [x, rstd]| {
+        rope_norm_placed_heads(&cpu.kernels, x, rstd, cos, sin, places, stride, s, i * heads);
+    });
+}
+
 #[inline(always)]
 fn rope_norm_backward_head(
     head: &mut [f32],

@@ -214,22 +214,27 @@ impl<'a> NanoDecoder<'a> {
         key.extend([self.rows as u64, self.arena.address(), self.last.address()]);
         key.extend([self.model.params.address(), config.n_layer as u64, config.n_embd as u64]);
         key.extend(self.weights.addresses());
-        let mut failed = None;
-        let queued = self.be.replay(&key, &mut || match run() {
-            Ok(_) => Ok(()),
-            Err(Error::Compute(e)) => Err(e),
-            Err(e) => {
-                // Told to the device in its own words, to the caller in these.
-                let detail = e.to_string();
-                failed = Some(e);
-                Err(nanochat_compute::Error::Invalid { op: "a step", detail })
-            }
-        });
-        match (failed, queued) {
-            (Some(e), _) => Err(e),
-            (None, Err(e)) => Err(e.into()),
-            (None, Ok(())) => Ok(bufs.logits.slice(0..self.rows * config.vocab_size)),
+        replayed(self.be, &key, &|| run().map(drop))?;
+        Ok(bufs.logits.slice(0..self.rows * config.vocab_size))
+    }
+}
+
+/// [`Backend::replay`] of what may fail for reasons of the model's.
+pub(super) fn replayed(be: &dyn Backend, key: &[u64], run: &dyn Fn() -> Result<()>) -> Result<()> {
+    let mut failed = None;
+    let queued = be.replay(key, &mut || match run() {
+        Ok(()) => Ok(()),
+        Err(Error::Compute(e)) => Err(e),
+        Err(e) => {
+            // Told to the device in its own words, to the caller in these.
+            let detail = e.to_string();
+            failed = Some(e);
+            Err(nanochat_compute::Error::Invalid { op: "a step", detail })
         }
+    });
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(queued?),
     }
 }
 

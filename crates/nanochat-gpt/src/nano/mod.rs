@@ -1,10 +1,11 @@
 //! One architecture in five generations.
 //!
 //! [`table`] the parameters | [`buffers`] the activations | [`forward`] ids to loss | [`backward`] loss to
-//! gradients | [`decode`] with a KV cache | [`recompute`] without one | [`packed`] weights in
-//! fewer bits | [`count`] parameters, FLOPs, bytes
+//! gradients | [`decode`] with a KV cache | [`batch`] with many sequences | [`recompute`] without a cache |
+//! [`packed`] weights in fewer bits | [`count`] parameters, FLOPs, bytes
 
 pub mod backward;
+pub mod batch;
 pub mod buffers;
 mod cache;
 pub mod count;

@@ -9,6 +9,7 @@ mod ops;
 mod quick;
 pub mod sft;
 mod start;
+mod streams;
 mod sweep;
 pub mod train;
 
@@ -23,6 +24,7 @@ use ops::OpsBench;
 use quick::QuickBench;
 use sft::SftBench;
 use start::StartBench;
+use streams::StreamsBench;
 
 /// What to time.
 #[derive(Subcommand)]
@@ -37,6 +39,8 @@ pub enum BenchCommand {
     BatchSize(BatchBench),
     /// Generation with a KV cache and without one, over batch sizes.
     Infer(InferBench),
+    /// Generation of many streams together, as a server does it, and what a known prompt saves.
+    Streams(StreamsBench),
     /// The finetuning step in all its ways, on the same conversations.
     Sft(SftBench),
     /// The time from the command line to the first word of an answer, and what it goes into.
@@ -97,6 +101,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::Tokenizer(args) => tokenizer(args, global),
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
+        BenchCommand::Streams(args) => streams::run(args, global),
         BenchCommand::Sft(args) => {
             global.expect_cpu("bench sft, which compares with an eager step of the CPU,")?;
             sft::run(args, global)
