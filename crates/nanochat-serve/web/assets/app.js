@@ -6,7 +6,7 @@ import { Composer } from "./composer.js";
 import { announce, copyFrom, h, toast } from "./dom.js";
 import { openHistory, Saver } from "./history.js";
 import { listen, openHelp } from "./keys.js";
-import { errorNotice, unanswered } from "./notice.js";
+import { asking, errorNotice, unanswered } from "./notice.js";
 import { openSettings, remember, samplingFields, startingSettings, theme } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { getJson } from "./stream.js";
@@ -85,7 +85,8 @@ class Chat {
     this.sidebar.current = doc.id;
     this.sidebar.draw();
     this.draw();
-    this.follow.toEnd();
+    if (doc.nodes.length) this.follow.toEnd();
+    else scrollTo(0, 0);
   }
 
   /** Answers that were on their way when an earlier page was left. */
@@ -152,7 +153,11 @@ class Chat {
     const doc = this.docs.get(id);
     if (!doc || doc.rev >= rev || this.live(id)) return;
     try {
+      const last = !doc.nodes.some((node) => node.parent === doc.head);
       this.saver.takeIn(doc, await this.history.load(id));
+      if (last && find(doc, doc.head)) doc.head = leaf(doc, find(doc, doc.head)).id;
+      this.pickUp(doc);
+      if (doc === this.doc) this.draw();
     } catch {
       // Deleted meanwhile: what is on the page stays until something is said.
     }
@@ -309,10 +314,10 @@ class Chat {
     const last = turns.at(-1);
     if (answer?.state === "failed" && answer.doc === doc && [last?.id, last?.parent].includes(answer.parent)) {
       answer.notice ??= errorNotice(answer.error, () => this.ask(find(doc, answer.parent)));
-      return answer.notice;
+      return (answer.place ??= h("div", { class: "turn" }, answer.notice));
     }
-    if (answer?.live && !answer.nodes.length) return h("div", { class: "turn assistant asking" }, h("h2", { class: "who" }, "Model"), h("p", { class: "waiting" }, h("span"), h("span"), h("span")));
-    if (last?.role === "user" && !this.live(doc.id) && !this.transcript.editing) return unanswered(() => this.ask(last));
+    if (answer?.live && !answer.nodes.length) return asking();
+    if (last?.role === "user" && !this.live(doc.id) && !this.transcript.editing) return h("div", { class: "turn" }, unanswered(() => this.ask(last)));
     return null;
   }
 

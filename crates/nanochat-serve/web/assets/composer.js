@@ -76,10 +76,11 @@ export class Composer {
   /** Tokens of the conversation, out of those that the model can see at once. */
   showContext(used, context) {
     const share = Math.min(1, used / context);
-    const meter = this.meter.querySelector("meter");
-    meter.max = context;
-    meter.high = context * 0.85;
-    meter.value = used;
+    const meter = this.meter.querySelector("[role=meter]");
+    meter.setAttribute("aria-valuemax", context);
+    meter.setAttribute("aria-valuenow", Math.min(used, context));
+    meter.style.setProperty("--share", share);
+    this.meter.classList.toggle("full", share > 0.85);
     this.meter.querySelector("span").textContent = `${used.toLocaleString("en")} of ${context.toLocaleString("en")} tokens`;
     this.meter.title =
       share > 0.85

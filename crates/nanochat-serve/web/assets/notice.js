@@ -84,3 +84,12 @@ export const unanswered = (ask) =>
     h("p", {}, "This question has no answer yet."),
     h("div", { class: "row" }, h("button", { type: "button", class: "filled", onclick: ask }, "Answer it")),
   );
+
+/** Stands in for an answer that the server has not accepted yet. */
+export const asking = () =>
+  h(
+    "div",
+    { class: "turn assistant" },
+    h("h2", { class: "who" }, "Model"),
+    h("p", { class: "waiting" }, h("span"), h("span"), h("span"), h("b", { class: "unseen" }, "Asking")),
+  );

@@ -73,7 +73,7 @@ export class Transcript {
     const who = h("h2", { class: "who" }, label);
     let said;
     if (this.editing === node.id) said = this.editor(node);
-    else if (group) said = h("div", { class: "samples" }, group.map((one, i) => this.card(view, one, i)));
+    else if (group) said = h("div", { class: `samples of${group.length}` }, group.map((one, i) => this.card(view, one, i)));
     else said = this.body(view, node);
     view.element = h("article", { class: `turn ${node.role}${group ? " grouped" : ""}`, "aria-label": label }, who, said, view.side);
     this.views.set(item.key, view);
@@ -126,7 +126,7 @@ export class Transcript {
         onclick: () => this.actions.choose(node),
       }, "Continue with this"),
       copyButton,
-      facts(node, null),
+      FINISH[node.finish] && !live ? h("span", { class: "hint" }, FINISH[node.finish]) : null,
     ]);
   }
 
@@ -147,16 +147,15 @@ export class Transcript {
       buttons.push(act("compare", "Show samples side by side", "columns", () => this.actions.compare(node)));
     }
     return [
-      this.versions(doc, node, live),
+      this.versions(doc, node, live, group),
       h("div", { class: "acts" }, buttons),
-      node.role === "assistant" && !group ? facts(node, answer) : null,
-      group && live ? facts(node, answer) : null,
+      node.role === "assistant" ? facts(node, answer, group?.length ?? 1) : null,
     ];
   }
 
-  versions(doc, node, live) {
+  versions(doc, node, live, group) {
     const all = siblings(doc, node);
-    if (all.length < 2) return null;
+    if (all.length <= (group?.length ?? 1)) return null;
     const at = all.indexOf(node);
     return h(
       "div",
@@ -284,7 +283,7 @@ const waiting = () =>
   h("p", { class: "waiting", "data-type": "waiting" }, h("span"), h("span"), h("span"), h("b", { class: "unseen" }, "Waiting for the first word"));
 
 /** Figures of an answer: of a finished one as the server gave them, of a live one as counted here. */
-function facts(node, answer) {
+function facts(node, answer, n) {
   const rows = [];
   if (answer?.live) {
     const speed = answer.tokensPerSecond;
@@ -293,11 +292,11 @@ function facts(node, answer) {
   } else if (node.usage) {
     const { tokens_per_sec, completion_tokens, first_token_ms, queued_ms } = node.usage;
     if (tokens_per_sec) rows.push(`${figure(tokens_per_sec)} tok/s`);
-    if (completion_tokens != null) rows.push(`${completion_tokens} tokens`);
+    if (completion_tokens != null) rows.push(`${completion_tokens * n} tokens`);
     if (first_token_ms != null) rows.push(`first after ${figure(first_token_ms)} ms`);
     if (queued_ms >= 1) rows.push(`queued ${figure(queued_ms)} ms`);
   }
-  if (!answer?.live && FINISH[node.finish]) rows.push(FINISH[node.finish]);
+  if (n === 1 && !answer?.live && FINISH[node.finish]) rows.push(FINISH[node.finish]);
   return h("ul", { class: "facts" }, rows.map((row) => h("li", {}, row)));
 }
 
