@@ -140,6 +140,8 @@ export default [
       await say(page, "What is 12 + 30?");
       equal((await page.innerText(".tool")).replace(/\s+/g, " "), "Calculator 12+30 = 42", "the block");
       check((await answers(page))[0].endsWith("42."), "the text goes on after it");
+      await say(page, "Thanks");
+      equal(stage.mock.last.messages[1].content.map((part) => part.type).join(), "text,tool_call,tool_output,text", "what the model is told of it");
     },
   },
   {

@@ -83,6 +83,24 @@ export default [
     },
   },
   {
+    name: "an answer that was stopped elsewhere says so",
+    scripted: true,
+    async flow(stage) {
+      const mock = await stage.serve();
+      mock.script.push({ text: words(100), delay: 20 });
+      const page = await stage.open();
+      await say(page, "Go on", { wait: false });
+      await page.waitForFunction(() => document.querySelector("article.assistant .said")?.innerText.includes("word4"));
+      for (const stream of mock.streams.values()) {
+        Object.assign(stream, { stopped: true, done: true, silent: true });
+        for (const response of stream.open) response.end();
+      }
+      await page.waitForSelector(".notice");
+      check((await page.innerText(".notice")).includes("stopped"), await page.innerText(".notice"));
+      check((await answers(page))[0].includes("word4"), "what had come is gone");
+    },
+  },
+  {
     name: "an error in mid-answer keeps what came and says why",
     scripted: true,
     async flow(stage) {

@@ -31,6 +31,7 @@ const tabs = (name, history) => ({
     await saved(one);
     // The second tab hears nothing of the first: only the refusal of its save tells it.
     const hash = await one.evaluate(() => location.hash);
+    await one.context().addInitScript(() => delete window.BroadcastChannel);
     const two = await stage.tab(one.context(), `/${hash}`);
     await two.waitForSelector("article.assistant");
     let held = true;
@@ -62,6 +63,18 @@ export default [
   stored("kept by the browser", false),
   tabs("kept by the server", true),
   tabs("kept by the browser", false),
+  {
+    name: "after a reload the conversation is there",
+    async flow(stage) {
+      const page = await stage.open();
+      await say(page, "Remember me");
+      const before = await answers(page);
+      await saved(page);
+      await page.reload();
+      await page.waitForSelector("article.assistant");
+      equal(JSON.stringify(await answers(page)), JSON.stringify(before), "the answers");
+    },
+  },
   {
     name: "a conversation is renamed",
     async flow(stage) {
@@ -182,6 +195,27 @@ export default [
       await saved(two);
       await one.waitForFunction(() => document.querySelectorAll("article.user").length === 2);
       equal((await questions(one))[1], "A second turn", "the turn of the other tab");
+    },
+  },
+  {
+    name: "an answer that is written in one tab grows in the other",
+    scripted: true,
+    async flow(stage) {
+      const mock = await stage.serve();
+      const one = await stage.open();
+      await say(one, "Hello");
+      await saved(one);
+      const two = await stage.tab(one.context(), `/${await one.evaluate(() => location.hash)}`);
+      await two.waitForSelector("article.assistant");
+      let held = true;
+      mock.script.push({ text: "slowly it grows and ends", hold: () => held && [...mock.streams.values()].at(-1).events.length >= 2 });
+      await say(one, "Go on", { wait: false });
+      await two.waitForFunction(() => document.querySelectorAll("article.assistant .said")[1]?.innerText.includes("it"));
+      held = false;
+      await two.waitForFunction(() => document.querySelectorAll("article.assistant .said")[1]?.innerText === "slowly it grows and ends");
+      await two.waitForTimeout(500);
+      equal((await questions(one)).length, 2, "turns");
+      equal(await one.locator(".versions").count(), 0, "branches that nobody asked for");
     },
   },
 ];

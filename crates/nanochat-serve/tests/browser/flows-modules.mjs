@@ -4,7 +4,6 @@ import { check, equal } from "./harness.mjs";
 
 const inPage = (name, run) => ({
   name,
-  scripted: true,
   async flow(stage) {
     const page = await stage.open();
     const wrong = await page.evaluate(run);
@@ -89,6 +88,16 @@ export default [
     await new Promise((resolve) => setTimeout(resolve, 50));
     if (grown.innerHTML !== whole.innerHTML) wrong.push(`${grown.innerHTML}\ninstead of\n${whole.innerHTML}`);
     if (grown.firstElementChild !== first) wrong.push("the heading was drawn again");
+    return wrong;
+  }),
+  inPage("Markdown: an answer that is a number is no list", async () => {
+    const { showMarkdown } = await import("/assets/markdown.js");
+    const wrong = [];
+    for (const text of ["42.", "7)", "So:\n\n42.", "-"]) {
+      const place = document.createElement("div");
+      showMarkdown(place, text);
+      if (place.textContent !== text.replace("\n\n", "") || place.querySelector("li")) wrong.push(`${text}: ${place.innerHTML}`);
+    }
     return wrong;
   }),
   inPage("Markdown: hard cases are quick", async () => {

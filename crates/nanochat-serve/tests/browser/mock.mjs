@@ -142,6 +142,7 @@ async function generate(stream, plan, ask) {
     }
     if (delay) await sleep(delay);
   }
+  if (stream.silent) return;
   const prompt = Math.ceil(JSON.stringify(ask.messages).length / 5);
   const seconds = (performance.now() - start) / 1000;
   push(stream, chunk([], {

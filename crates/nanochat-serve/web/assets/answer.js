@@ -77,14 +77,18 @@ export class Answer extends EventTarget {
   /** Reads events to `[DONE]`; a stream that is cut before is opened again where it was. */
   async follow(events) {
     let tries = 0;
+    let empty = 0;
     for (;;) {
       try {
         events ??= await reopenChat(this.id, this.lastEvent, this.abort.signal);
         this.turn("streaming");
+        empty++;
         for await (const event of events) {
-          tries = 0;
+          tries = empty = 0;
           if (this.take(event)) return this.finish();
         }
+        // Known to the server, and over, though its end was never said: it was stopped there.
+        if (empty > 1) return this.fail(new ApiError(410, { code: "ended" }));
       } catch (error) {
         if (!this.live) return;
         if (error.status === 404) return this.fail(new ApiError(404, { code: "stream_lost" }));

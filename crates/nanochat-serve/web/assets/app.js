@@ -422,6 +422,8 @@ async function start() {
     const chat = new Chat(info, await openHistory(info));
     await chat.start();
     document.body.classList.add("ready");
+    // Nothing can be focused before. On a phone the keyboard would cover the page.
+    if (matchMedia("(pointer: fine)").matches) chat.composer.input.focus();
   } catch (error) {
     place.replaceChildren(errorNotice(error.status === undefined ? Object.assign(error, { status: 500 }) : error, start));
     if (error.status === 500) console.error(error);

@@ -57,9 +57,13 @@ function build(tokens) {
 
 function fill(root, tokens) {
   const open = [root];
-  for (const token of tokens) {
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i];
     const top = open.at(-1);
-    if (token.type === "inline") fill(top, token.children);
+    if (emptyList(tokens, i)) {
+      top.append(h("p", {}, `${tokens[i + 1].info ?? ""}${token.markup}`));
+      i += 3;
+    } else if (token.type === "inline") fill(top, token.children);
     else if (token.nesting === 1) {
       const element = opening(token);
       // A table scrolls by itself: a wide one must not widen the page.
@@ -70,6 +74,12 @@ function fill(root, tokens) {
     else top.append(leaf(token));
   }
 }
+
+/** Whether a list with one empty item begins here: "42." is an answer, not the 42nd of a list. */
+const emptyList = (tokens, i) =>
+  ["ordered_list_open", "bullet_list_open"].includes(tokens[i].type) &&
+  tokens[i + 2]?.type === "list_item_close" &&
+  tokens[i + 3]?.nesting === -1;
 
 function opening(token) {
   if (token.hidden) return null;

@@ -16,6 +16,8 @@ export function explain(error) {
         return say("This answer was cut off", "The server was restarted, or has forgotten it. What had arrived is kept.");
       }
       return say("Not found", error.message);
+    case 410:
+      return say("This answer was stopped", "It was ended before it was whole, perhaps in another tab. What had arrived is kept.");
     case 413:
       return say("Too long", `${error.message}. Shorten the message and ask again.`);
     case 429:

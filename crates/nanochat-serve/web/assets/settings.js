@@ -35,7 +35,8 @@ export function samplingFields(settings, info) {
   }
   const n = Math.min(info.limits?.n ?? 8, Math.max(1, Number(settings.n) || 1));
   if (n > 1) fields.n = n;
-  if (settings.tools === false) fields.nanochat = { tools: false };
+  // A conversation that outgrows the context goes on without its oldest turns.
+  fields.nanochat = { truncate: true, ...(settings.tools === false ? { tools: false } : {}) };
   return fields;
 }
 

@@ -248,7 +248,9 @@ function drawParts(body, node, live) {
     }
     if (element.shown === part.text) return;
     element.shown = part.text;
-    if (part.type === "text") showMarkdown(element, part.text);
+    // After a tool's block a sentence goes on: "42. " there begins no list.
+    const text = i > 0 ? part.text.replace(/^(\s*\d+)([.)])(?=\s|$)/, "$1\\$2") : part.text;
+    if (part.type === "text") showMarkdown(element, text);
     else element.replaceChildren(...tool(part));
   });
   while (body.childElementCount > parts.length) body.lastChild.remove();
@@ -290,11 +292,12 @@ function facts(node, answer, n) {
     rows.push(answer.state === "reconnecting" ? "reconnecting…" : speed ? `${figure(speed)} tok/s` : "…");
     if (answer.tokens) rows.push(`${answer.tokens} tokens`);
   } else if (node.usage) {
-    const { tokens_per_sec, completion_tokens, first_token_ms, queued_ms } = node.usage;
+    const { tokens_per_sec, completion_tokens, first_token_ms, queued_ms, forgot } = node.usage;
     if (tokens_per_sec) rows.push(`${figure(tokens_per_sec)} tok/s`);
     if (completion_tokens != null) rows.push(`${completion_tokens * n} tokens`);
     if (first_token_ms != null) rows.push(`first after ${figure(first_token_ms)} ms`);
     if (queued_ms >= 1) rows.push(`queued ${figure(queued_ms)} ms`);
+    if (forgot) rows.push(forgot === 1 ? "oldest turn forgotten" : `${forgot} oldest turns forgotten`);
   }
   if (n === 1 && !answer?.live && FINISH[node.finish]) rows.push(FINISH[node.finish]);
   return h("ul", { class: "facts" }, rows.map((row) => h("li", {}, row)));

@@ -74,9 +74,10 @@ export function leaf(doc, node) {
 export const textOf = (node) =>
   node.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 
-/** The conversation up to `head` as the API takes it. */
+/** The conversation up to `head` as the API takes it: a turn with tool calls goes as its parts. */
 export function messages(doc, head) {
-  const said = path(doc, head).map((node) => ({ role: node.role, content: textOf(node) }));
+  const content = (node) => (node.parts.some(({ type }) => type !== "text") ? node.parts : textOf(node));
+  const said = path(doc, head).map((node) => ({ role: node.role, content: content(node) }));
   return doc.system.trim() ? [{ role: "system", content: doc.system }, ...said] : said;
 }
 
