@@ -63,11 +63,15 @@ export function answerTo(ask) {
   if (word.includes("markdown")) return { text: MARKDOWN };
   if (word.includes("code")) return { text: CODE };
   if (word.includes("slow")) return { text: STORIES.join(" "), delay: 120 };
-  if (word.includes("story")) return { samples: STORIES.map((text, i) => STORIES[(i + said.length) % 4]), delay: 15 };
+  if (word.includes("story"))
+    return { samples: STORIES.map((text, i) => STORIES[(i + said.length) % 4]), delay: 15 };
   const sum = SUM.exec(said);
   if (sum) {
     const [, a, sign, b] = sum;
-    const value = { "+": (x, y) => x + y, "-": (x, y) => x - y, "*": (x, y) => x * y }[sign](Number(a), Number(b));
+    const value = { "+": (x, y) => x + y, "-": (x, y) => x - y, "*": (x, y) => x * y }[sign](
+      Number(a),
+      Number(b),
+    );
     return {
       delay: 30,
       deltas: [

@@ -9,7 +9,8 @@ async function everyView(stage, options) {
   const mock = await stage.serve();
   const page = await stage.open(options);
   const findings = [];
-  const look = async (view) => findings.push(...(await axe(page)).map((text) => `${view}: ${text}`));
+  const look = async (view) =>
+    findings.push(...(await axe(page)).map((text) => `${view}: ${text}`));
   await look("empty");
   mock?.script.push({ text: WIDE, delay: 0 });
   await say(page, "What is 12 + 30?");
@@ -53,8 +54,15 @@ export default [
     name: `axe-core has no serious finding on any view, ${colorScheme}`,
     flow: (stage) => everyView(stage, { colorScheme }),
   })),
-  { name: "axe-core has no serious finding on a phone", flow: (stage) => everyView(stage, { width: 360, height: 740 }) },
-  ...[[320, 640], [640, 400], [390, 844]].map(([width, height]) => ({
+  {
+    name: "axe-core has no serious finding on a phone",
+    flow: (stage) => everyView(stage, { width: 360, height: 740 }),
+  },
+  ...[
+    [320, 640],
+    [640, 400],
+    [390, 844],
+  ].map(([width, height]) => ({
     name: `nothing scrolls sideways at ${width} x ${height}`,
     async flow(stage) {
       const mock = await stage.serve();
@@ -68,7 +76,14 @@ export default [
       equal(await sideways(page), 0, "samples");
       await page.click("#open-settings");
       equal(await sideways(page), 0, "settings");
-      equal(await page.evaluate(() => { const d = document.getElementById("settings"); return d.scrollWidth - d.clientWidth; }), 0, "inside of settings");
+      equal(
+        await page.evaluate(() => {
+          const d = document.getElementById("settings");
+          return d.scrollWidth - d.clientWidth;
+        }),
+        0,
+        "inside of settings",
+      );
       await page.keyboard.press("Escape");
       await page.click("#open-sidebar");
       equal(await sideways(page), 0, "the list");
@@ -96,9 +111,16 @@ export default [
       await page.waitForSelector(".versions");
       await settled(page);
       await page.keyboard.press("[");
-      check((await page.innerText("article.assistant .versions")).includes("1/2"), "“[” did not go back");
+      check(
+        (await page.innerText("article.assistant .versions")).includes("1/2"),
+        "“[” did not go back",
+      );
       await page.keyboard.press("e");
-      equal(await page.evaluate(() => document.activeElement.closest(".editor") !== null), true, "“e” opens the editor");
+      equal(
+        await page.evaluate(() => document.activeElement.closest(".editor") !== null),
+        true,
+        "“e” opens the editor",
+      );
       await page.keyboard.press("Escape");
       await page.keyboard.press("s");
       await page.waitForSelector("#settings[open]");
@@ -106,7 +128,11 @@ export default [
       await page.keyboard.press("k");
       equal(await focused(), "search", "focus after “k”");
       await page.keyboard.press("ArrowDown");
-      equal(await page.evaluate(() => document.activeElement.closest("#conversations") !== null), true, "focus in the list");
+      equal(
+        await page.evaluate(() => document.activeElement.closest("#conversations") !== null),
+        true,
+        "focus in the list",
+      );
       await page.keyboard.press("n");
       equal(await focused(), "input", "focus after “n”");
       // Every stop of the Tab key shows where it is.
@@ -118,7 +144,10 @@ export default [
           const style = getComputedStyle(element);
           return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
         });
-        check(seen, `no visible focus on ${await page.evaluate(() => document.activeElement.outerHTML.slice(0, 120))}`);
+        check(
+          seen,
+          `no visible focus on ${await page.evaluate(() => document.activeElement.outerHTML.slice(0, 120))}`,
+        );
       }
     },
   },
@@ -127,7 +156,9 @@ export default [
     async flow(stage) {
       const page = await stage.open();
       await say(page, "A slow and long story", { wait: false });
-      await page.waitForFunction(() => (document.querySelector("article.assistant .said")?.innerText.length ?? 0) > 5);
+      await page.waitForFunction(
+        () => (document.querySelector("article.assistant .said")?.innerText.length ?? 0) > 5,
+      );
       await page.keyboard.press("Escape");
       await settled(page);
       await page.keyboard.press("Escape");
@@ -143,12 +174,18 @@ export default [
     scripted: true,
     async flow(stage) {
       const mock = await stage.serve();
-      mock.script.push({ text: "This is the first sentence of it. And here is a second one. The end.", delay: 30 });
+      mock.script.push({
+        text: "This is the first sentence of it. And here is a second one. The end.",
+        delay: 30,
+      });
       const page = await stage.open();
       await page.evaluate(() => {
         window.heard = [];
-        new MutationObserver((all) => all.forEach((one) => one.addedNodes.forEach((node) => window.heard.push(node.textContent))))
-          .observe(document.getElementById("announcer"), { childList: true });
+        new MutationObserver((all) =>
+          all.forEach((one) =>
+            one.addedNodes.forEach((node) => window.heard.push(node.textContent)),
+          ),
+        ).observe(document.getElementById("announcer"), { childList: true });
       });
       await say(page, "Speak");
       const heard = await page.evaluate(() => window.heard);
@@ -161,7 +198,8 @@ export default [
     name: "dark, light and as the system, kept over a reload without a flash",
     async flow(stage) {
       const page = await stage.open({ colorScheme: "light" });
-      const paper = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+      const paper = () =>
+        page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
       const light = await paper();
       await page.emulateMedia({ colorScheme: "dark" });
       const dark = await paper();
@@ -187,7 +225,9 @@ export default [
       const page = await stage.open();
       await say(page, "Hello", { wait: false });
       await page.waitForSelector(".waiting span");
-      const moving = await page.evaluate(() => document.getAnimations().filter((one) => one.playState === "running").length);
+      const moving = await page.evaluate(
+        () => document.getAnimations().filter((one) => one.playState === "running").length,
+      );
       equal(moving, 0, "animations");
       await settled(page);
     },
@@ -198,9 +238,17 @@ export default [
       const page = await stage.open({ width: 390, height: 844 });
       await say(page, "Hello");
       await page.click("#open-sidebar");
-      equal(await page.evaluate(() => document.querySelector("main").inert), true, "the page behind it is inert");
+      equal(
+        await page.evaluate(() => document.querySelector("main").inert),
+        true,
+        "the page behind it is inert",
+      );
       await page.keyboard.press("Escape");
-      equal(await page.evaluate(() => document.activeElement.id), "open-sidebar", "focus after it closed");
+      equal(
+        await page.evaluate(() => document.activeElement.id),
+        "open-sidebar",
+        "focus after it closed",
+      );
     },
   },
 ];

@@ -33,10 +33,16 @@ export default [
     async flow(stage) {
       const mock = await stage.serve();
       let held = true;
-      mock.script.push({ text: "one two three", hold: () => held && mock.streams.size > 0 && [...mock.streams.values()][0].events.length >= 2 });
+      mock.script.push({
+        text: "one two three",
+        hold: () =>
+          held && mock.streams.size > 0 && [...mock.streams.values()][0].events.length >= 2,
+      });
       const page = await stage.open();
       await say(page, "Count", { wait: false });
-      await page.waitForFunction(() => document.querySelector("article.assistant .said")?.innerText.includes("two"));
+      await page.waitForFunction(() =>
+        document.querySelector("article.assistant .said")?.innerText.includes("two"),
+      );
       check(!(await answers(page))[0].includes("three"), "it was all there at once");
       held = false;
       await settled(page);
@@ -49,7 +55,9 @@ export default [
       const mock = await stage.serve();
       const page = await stage.open();
       await say(page, "A slow and very long story, please", { wait: false });
-      await page.waitForFunction(() => (document.querySelector("article.assistant .said")?.innerText.length ?? 0) > 10);
+      await page.waitForFunction(
+        () => (document.querySelector("article.assistant .said")?.innerText.length ?? 0) > 10,
+      );
       await page.click("#send");
       await settled(page);
       const [said] = await answers(page);
@@ -57,7 +65,10 @@ export default [
       equal((await answers(page))[0], said, "text after the stop");
       if (mock) {
         check([...mock.streams.values()][0].stopped, "the server goes on");
-        check((await page.innerText("article.assistant .facts")).includes("stopped"), "it does not say that it was stopped");
+        check(
+          (await page.innerText("article.assistant .facts")).includes("stopped"),
+          "it does not say that it was stopped",
+        );
       }
     },
   },
@@ -72,10 +83,16 @@ export default [
       await page.click("[data-act=again]");
       await page.waitForSelector(".versions");
       await settled(page);
-      equal(await page.innerText("article.assistant .versions span:not(.unseen)"), "2/2", "place of the new version");
+      equal(
+        await page.innerText("article.assistant .versions span:not(.unseen)"),
+        "2/2",
+        "place of the new version",
+      );
       await page.click("[data-act=previous]");
       equal((await answers(page))[0], first, "the first version");
-      await page.waitForFunction(() => document.activeElement.dataset.act === "next", null, { timeout: 2000 });
+      await page.waitForFunction(() => document.activeElement.dataset.act === "next", null, {
+        timeout: 2000,
+      });
     },
   },
   {
@@ -120,7 +137,9 @@ export default [
         equal(mock.last.n, 4, "n of the request");
         equal(new Set(texts).size, 4, "different samples");
       }
-      const tops = await page.locator(".sample").evaluateAll((all) => all.slice(0, 2).map((one) => one.getBoundingClientRect().top));
+      const tops = await page
+        .locator(".sample")
+        .evaluateAll((all) => all.slice(0, 2).map((one) => one.getBoundingClientRect().top));
       equal(tops[0], tops[1], "top edges");
       await page.click(".sample >> nth=2 >> text=Continue with this");
       equal(await page.locator(".sample").count(), 0, "samples after the choice");
@@ -138,10 +157,18 @@ export default [
     async flow(stage) {
       const page = await stage.open();
       await say(page, "What is 12 + 30?");
-      equal((await page.innerText(".tool")).replace(/\s+/g, " "), "Calculator 12+30 = 42", "the block");
+      equal(
+        (await page.innerText(".tool")).replace(/\s+/g, " "),
+        "Calculator 12+30 = 42",
+        "the block",
+      );
       check((await answers(page))[0].endsWith("42."), "the text goes on after it");
       await say(page, "Thanks");
-      equal(stage.mock.last.messages[1].content.map((part) => part.type).join(), "text,tool_call,tool_output,text", "what the model is told of it");
+      equal(
+        stage.mock.last.messages[1].content.map((part) => part.type).join(),
+        "text,tool_call,tool_output,text",
+        "what the model is told of it",
+      );
     },
   },
   {
@@ -152,7 +179,15 @@ export default [
       mock.script.push({ text: MARKDOWN, delay: 0 });
       const page = await stage.open();
       await say(page, "Show me");
-      for (const selector of [".md-h1", "ol > li ul > li em", "blockquote", "table td.align-right", "strong", "s", "hr"]) {
+      for (const selector of [
+        ".md-h1",
+        "ol > li ul > li em",
+        "blockquote",
+        "table td.align-right",
+        "strong",
+        "s",
+        "hr",
+      ]) {
         check((await page.locator(`.md ${selector}`).count()) > 0, `no ${selector}`);
       }
       const link = page.locator(".md a");
@@ -180,7 +215,13 @@ export default [
       const mock = await stage.serve();
       const page = await stage.open();
       for (let at = 0; at < CORPUS.length; at += 20) {
-        mock.script.push({ deltas: CORPUS.slice(at, at + 20).flatMap((text) => [{ content: text.slice(0, 7) }, { content: `${text.slice(7)}\n\n` }]), delay: 0 });
+        mock.script.push({
+          deltas: CORPUS.slice(at, at + 20).flatMap((text) => [
+            { content: text.slice(0, 7) },
+            { content: `${text.slice(7)}\n\n` },
+          ]),
+          delay: 0,
+        });
         await say(page, `Part ${at}`);
       }
       // One by one too: what a string does may depend on standing alone. Titles hold them as well.
@@ -198,13 +239,22 @@ export default [
         await say(page, text);
       }
       for (const link of await page.locator(".md a").all()) {
-        check(/^(https?|mailto):/.test(await link.getAttribute("href")), `a link to ${await link.getAttribute("href")}`);
+        check(
+          /^(https?|mailto):/.test(await link.getAttribute("href")),
+          `a link to ${await link.getAttribute("href")}`,
+        );
       }
       const bad = await page.evaluate(() =>
-        [...document.querySelectorAll(".md *, #conversations *")].filter((element) =>
-          /^(script|img|iframe|object|embed|style|link|meta|base|form|svg|math)$/i.test(element.tagName) && !element.classList.contains("icon") ||
-          [...element.attributes].some((attribute) => attribute.name.startsWith("on")),
-        ).map((element) => element.outerHTML.slice(0, 100)),
+        [...document.querySelectorAll(".md *, #conversations *")]
+          .filter(
+            (element) =>
+              (/^(script|img|iframe|object|embed|style|link|meta|base|form|svg|math)$/i.test(
+                element.tagName,
+              ) &&
+                !element.classList.contains("icon")) ||
+              [...element.attributes].some((attribute) => attribute.name.startsWith("on")),
+          )
+          .map((element) => element.outerHTML.slice(0, 100)),
       );
       check(bad.length === 0, `elements from a model's text: ${bad.join(" ")}`);
       equal(await page.evaluate(() => window.pwned), undefined, "window.pwned");
@@ -216,7 +266,15 @@ export default [
       const mock = await stage.serve();
       const page = await stage.open();
       await page.click("#open-settings");
-      for (const [key, value] of Object.entries({ temperature: 0.3, top_k: 7, top_p: 0.9, min_p: 0.05, repetition_penalty: 1.1, max_tokens: 33, seed: 5 })) {
+      for (const [key, value] of Object.entries({
+        temperature: 0.3,
+        top_k: 7,
+        top_p: 0.9,
+        min_p: 0.05,
+        repetition_penalty: 1.1,
+        max_tokens: 33,
+        seed: 5,
+      })) {
         await page.fill(`#set-${key}`, String(value));
         await page.press(`#set-${key}`, "Tab");
       }
@@ -225,9 +283,18 @@ export default [
       await page.keyboard.press("Escape");
       await say(page, "Hello");
       if (mock) {
-        const { temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed, messages } = mock.last;
-        equal(JSON.stringify([temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed]), "[0.3,7,0.9,0.05,1.1,33,5]", "parameters");
-        equal(JSON.stringify(messages[0]), '{"role":"system","content":"Be brief."}', "the system prompt");
+        const { temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed, messages } =
+          mock.last;
+        equal(
+          JSON.stringify([temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, seed]),
+          "[0.3,7,0.9,0.05,1.1,33,5]",
+          "parameters",
+        );
+        equal(
+          JSON.stringify(messages[0]),
+          '{"role":"system","content":"Be brief."}',
+          "the system prompt",
+        );
       }
       await page.waitForTimeout(300);
       await page.reload();

@@ -31,8 +31,12 @@ export default [
       const mock = await stage.serve();
       mock?.script.push({ text: words(60), delay: 40 });
       const page = await stage.open();
-      await say(page, "Tell me a slow and long story about a fox and a bear and an owl.", { wait: false });
-      await page.waitForFunction(() => (document.querySelector("article.assistant .said")?.innerText.length ?? 0) > 12);
+      await say(page, "Tell me a slow and long story about a fox and a bear and an owl.", {
+        wait: false,
+      });
+      await page.waitForFunction(
+        () => (document.querySelector("article.assistant .said")?.innerText.length ?? 0) > 12,
+      );
       await saved(page);
       await page.reload();
       await page.waitForSelector("article.assistant");
@@ -50,11 +54,17 @@ export default [
       const page = await stage.open();
       mock.script.push({ text: words(80), delay: 25 });
       await say(page, "Go on", { wait: false });
-      await page.waitForFunction(() => document.querySelector("article.assistant .said")?.innerText.includes("word8"));
-      for (const stream of mock.streams.values()) for (const response of stream.open) response.socket.destroy();
+      await page.waitForFunction(() =>
+        document.querySelector("article.assistant .said")?.innerText.includes("word8"),
+      );
+      for (const stream of mock.streams.values())
+        for (const response of stream.open) response.socket.destroy();
       await settled(page);
       equal((await answers(page))[0], words(80), "the whole answer, each word once");
-      check(mock.requests.some((line) => /GET \/api\/streams\/.*after=[1-9]/.test(line)), "it began from the start");
+      check(
+        mock.requests.some((line) => /GET \/api\/streams\/.*after=[1-9]/.test(line)),
+        "it began from the start",
+      );
     },
   },
   {
@@ -65,7 +75,9 @@ export default [
       const page = await stage.open();
       mock.script.push({ text: words(200), delay: 40 });
       await say(page, "Go on", { wait: false });
-      await page.waitForFunction(() => document.querySelector("article.assistant .said")?.innerText.includes("word4"));
+      await page.waitForFunction(() =>
+        document.querySelector("article.assistant .said")?.innerText.includes("word4"),
+      );
       await saved(page);
       const { port, store } = mock;
       await mock.close();
@@ -90,7 +102,9 @@ export default [
       mock.script.push({ text: words(100), delay: 20 });
       const page = await stage.open();
       await say(page, "Go on", { wait: false });
-      await page.waitForFunction(() => document.querySelector("article.assistant .said")?.innerText.includes("word4"));
+      await page.waitForFunction(() =>
+        document.querySelector("article.assistant .said")?.innerText.includes("word4"),
+      );
       for (const stream of mock.streams.values()) {
         Object.assign(stream, { stopped: true, done: true, silent: true });
         for (const response of stream.open) response.end();
@@ -109,7 +123,10 @@ export default [
       const page = await stage.open();
       await say(page, "Hello", { wait: false });
       await page.waitForSelector(".notice");
-      check((await page.innerText(".notice")).includes("The model thread stopped"), await page.innerText(".notice"));
+      check(
+        (await page.innerText(".notice")).includes("The model thread stopped"),
+        await page.innerText(".notice"),
+      );
       check((await answers(page))[0].startsWith("word0"), "what had come is gone");
     },
   },
@@ -143,8 +160,16 @@ export default [
       equal(mock.requests.filter((line) => line.startsWith("POST /v1/chat")).length, 1, "requests");
     },
   },
-  refused(503, { message: "the server is shutting down", retryAfter: 30 }, ["takes no questions", "The server is shutting down.", "30 s"]),
-  refused(400, { message: "the conversation has 600 tokens, the model sees 512", param: "messages" }, ["refused", "600 tokens", "(messages)"]),
+  refused(503, { message: "the server is shutting down", retryAfter: 30 }, [
+    "takes no questions",
+    "The server is shutting down.",
+    "30 s",
+  ]),
+  refused(
+    400,
+    { message: "the conversation has 600 tokens, the model sees 512", param: "messages" },
+    ["refused", "600 tokens", "(messages)"],
+  ),
   refused(500, { message: "a step failed" }, ["The server failed", "A step failed."]),
   {
     name: "401 offers to sign in and keeps the message",
@@ -168,7 +193,10 @@ export default [
       await mock.close();
       await say(page, "Are you there?", { wait: false });
       await page.waitForSelector(".notice");
-      check((await page.innerText(".notice")).includes("No answer from the server"), await page.innerText(".notice"));
+      check(
+        (await page.innerText(".notice")).includes("No answer from the server"),
+        await page.innerText(".notice"),
+      );
       stage.mock = await startMock({ port, store, script: [{ text: "I am." }] });
       await page.click(".notice >> text=Try again");
       await page.waitForSelector("article.assistant");

@@ -49,7 +49,9 @@ const tabs = (name, history) => ({
     await three.waitForSelector("article.assistant");
     const seen = [];
     seen.push(...(await questions(three)), ...(await answers(three)));
-    const step = three.locator("article.user [data-act=previous]:enabled, article.user [data-act=next]:enabled").first();
+    const step = three
+      .locator("article.user [data-act=previous]:enabled, article.user [data-act=next]:enabled")
+      .first();
     await step.click();
     seen.push(...(await questions(three)), ...(await answers(three)));
     for (const text of ["From the start", "Asked in one", "Asked in two", "for one", "for two"]) {
@@ -84,7 +86,9 @@ export default [
       await page.click("#conversations li.here .acts button >> nth=0");
       await page.fill("#conversations input", "A better title");
       await page.press("#conversations input", "Enter");
-      await page.waitForFunction(() => document.querySelector("#title").textContent === "A better title");
+      await page.waitForFunction(
+        () => document.querySelector("#title").textContent === "A better title",
+      );
       await page.waitForTimeout(300);
       await say(page, "One more turn");
       await saved(page);
@@ -104,7 +108,11 @@ export default [
       await page.waitForSelector(".toast");
       check(!(await titles(page)).includes("Delete this one"), "it is still listed");
       await page.click(".toast >> text=Undo");
-      await page.waitForFunction(() => [...document.querySelectorAll("#conversations .title")].some((one) => one.textContent === "Delete this one"));
+      await page.waitForFunction(() =>
+        [...document.querySelectorAll("#conversations .title")].some(
+          (one) => one.textContent === "Delete this one",
+        ),
+      );
       await page.reload();
       await page.waitForSelector("article.assistant");
       await page.click("#conversations li.here .acts button >> nth=1");
@@ -128,11 +136,15 @@ export default [
       await say(page, "Something else");
       await saved(page);
       await page.fill("#search", "heliotrope");
-      await page.waitForFunction(() => document.querySelectorAll("#conversations .title").length === 1);
+      await page.waitForFunction(
+        () => document.querySelectorAll("#conversations .title").length === 1,
+      );
       equal((await titles(page))[0], "Tell me a word", "what was found");
       check((await page.innerText("#conversations .snippet")).includes("heliotrope"), "no snippet");
       await page.fill("#search", "nowhere at all");
-      await page.waitForFunction(() => document.querySelector("#conversations").innerText.includes("Nothing found"));
+      await page.waitForFunction(() =>
+        document.querySelector("#conversations").innerText.includes("Nothing found"),
+      );
     },
   })),
   {
@@ -140,8 +152,22 @@ export default [
     scripted: true,
     async flow(stage) {
       const store = new Map();
-      const days = [0, 1, 3, 40].map((days) => new Date(Date.now() - days * 86_400_000 + (days === 0 ? -1 : 0)).toISOString());
-      days.forEach((updated, i) => store.set(`c-${i}`, { id: `c-${i}`, rev: 1, title: `Talk ${i}`, created: updated, updated, system: "", settings: {}, head: null, nodes: [] }));
+      const days = [0, 1, 3, 40].map((days) =>
+        new Date(Date.now() - days * 86_400_000 + (days === 0 ? -1 : 0)).toISOString(),
+      );
+      days.forEach((updated, i) =>
+        store.set(`c-${i}`, {
+          id: `c-${i}`,
+          rev: 1,
+          title: `Talk ${i}`,
+          created: updated,
+          updated,
+          system: "",
+          settings: {},
+          head: null,
+          nodes: [],
+        }),
+      );
       await stage.serve({ store });
       const page = await stage.open();
       await page.waitForSelector("#conversations h3");
@@ -163,10 +189,16 @@ export default [
       await page.click("#export summary");
       const [json] = await Promise.all([page.waitForEvent("download"), page.click("#export-json")]);
       await page.click("#export summary");
-      const [markdown] = await Promise.all([page.waitForEvent("download"), page.click("#export-markdown")]);
+      const [markdown] = await Promise.all([
+        page.waitForEvent("download"),
+        page.click("#export-markdown"),
+      ]);
       equal(json.suggestedFilename(), "first-question.json", "the file's name");
       const text = readFileSync(await markdown.path(), "utf8");
-      check(text.includes("# First question") && text.includes("## You") && text.includes("## Model"), `Markdown: ${text}`);
+      check(
+        text.includes("# First question") && text.includes("## You") && text.includes("## Model"),
+        `Markdown: ${text}`,
+      );
       const old = await page.evaluate(() => location.hash);
       await page.setInputFiles("#import-file", await json.path());
       await page.waitForFunction((hash) => location.hash !== hash, old);
@@ -178,9 +210,16 @@ export default [
     name: "a file that is no conversation is refused with the reason",
     async flow(stage) {
       const page = await stage.open();
-      await page.setInputFiles("#import-file", { name: "x.json", mimeType: "application/json", buffer: Buffer.from('{"nodes": [{"id": 1}]}') });
+      await page.setInputFiles("#import-file", {
+        name: "x.json",
+        mimeType: "application/json",
+        buffer: Buffer.from('{"nodes": [{"id": 1}]}'),
+      });
       await page.waitForSelector(".toast");
-      check((await page.innerText(".toast")).includes("turn 1 has no id"), await page.innerText(".toast"));
+      check(
+        (await page.innerText(".toast")).includes("turn 1 has no id"),
+        await page.innerText(".toast"),
+      );
     },
   },
   {
@@ -208,11 +247,20 @@ export default [
       const two = await stage.tab(one.context(), `/${await one.evaluate(() => location.hash)}`);
       await two.waitForSelector("article.assistant");
       let held = true;
-      mock.script.push({ text: "slowly it grows and ends", hold: () => held && [...mock.streams.values()].at(-1).events.length >= 2 });
+      mock.script.push({
+        text: "slowly it grows and ends",
+        hold: () => held && [...mock.streams.values()].at(-1).events.length >= 2,
+      });
       await say(one, "Go on", { wait: false });
-      await two.waitForFunction(() => document.querySelectorAll("article.assistant .said")[1]?.innerText.includes("it"));
+      await two.waitForFunction(() =>
+        document.querySelectorAll("article.assistant .said")[1]?.innerText.includes("it"),
+      );
       held = false;
-      await two.waitForFunction(() => document.querySelectorAll("article.assistant .said")[1]?.innerText === "slowly it grows and ends");
+      await two.waitForFunction(
+        () =>
+          document.querySelectorAll("article.assistant .said")[1]?.innerText ===
+          "slowly it grows and ends",
+      );
       await two.waitForTimeout(500);
       equal((await questions(one)).length, 2, "turns");
       equal(await one.locator(".versions").count(), 0, "branches that nobody asked for");

@@ -15,8 +15,14 @@ export default [
       const before = await last();
       check((await page.innerText(".running")).match(/left in this stage/), "no time left");
       mock.runs.run("night").add(40);
-      await page.waitForFunction((text) => document.querySelector(".chart .readout .where").textContent !== text, before);
-      check(mock.requests.some((line) => /metrics\?after=[1-9]/.test(line)), "all rows are read every time");
+      await page.waitForFunction(
+        (text) => document.querySelector(".chart .readout .where").textContent !== text,
+        before,
+      );
+      check(
+        mock.requests.some((line) => /metrics\?after=[1-9]/.test(line)),
+        "all rows are read every time",
+      );
     },
   },
   {
@@ -25,11 +31,18 @@ export default [
     async flow(stage) {
       const page = await stage.open({ path: "/train?run=speedrun-d4" });
       await page.check("[data-run='speedrun-d6']");
-      await page.waitForFunction(() => document.querySelectorAll(".chart .readout")[0].children.length === 2);
+      await page.waitForFunction(
+        () => document.querySelectorAll(".chart .readout")[0].children.length === 2,
+      );
       equal(await page.locator(`${chart("Loss")} path.line:not(.raw)`).count(), 2, "lines");
-      check((await page.evaluate(() => location.search)).includes("speedrun-d6"), "the address does not say which runs");
+      check(
+        (await page.evaluate(() => location.search)).includes("speedrun-d6"),
+        "the address does not say which runs",
+      );
       await page.reload();
-      await page.waitForFunction(() => document.querySelectorAll(".chart .readout")[0].children.length === 2);
+      await page.waitForFunction(
+        () => document.querySelectorAll(".chart .readout")[0].children.length === 2,
+      );
     },
   },
   {
@@ -83,7 +96,10 @@ export default [
       await page.waitForSelector("#table tbody tr");
       const rows = await page.locator("#table tbody tr").count();
       check(rows >= 20 && rows <= 25, `${rows} rows`);
-      check(/speedrun-d4\s+700/.test(await page.innerText("#table tbody tr:last-child")), "the last step is missing");
+      check(
+        /speedrun-d4\s+700/.test(await page.innerText("#table tbody tr:last-child")),
+        "the last step is missing",
+      );
     },
   },
   {
@@ -94,7 +110,8 @@ export default [
       const steps = await page.evaluate(async () => {
         const { Run } = await import("/assets/runs.js");
         const run = new Run({ name: "x" });
-        for (const step of [1, 2, 3, 4, 3, 4, 5]) run.take({ kind: "step", stage: "base", step, loss: step, tokens: 10 });
+        for (const step of [1, 2, 3, 4, 3, 4, 5])
+          run.take({ kind: "step", stage: "base", step, loss: step, tokens: 10 });
         return run.steps.map((row) => `${row.step}:${row.allTokens}`).join();
       });
       equal(steps, "1:10,2:20,3:30,4:40,5:50", "steps and tokens");
@@ -104,7 +121,10 @@ export default [
     name: "the training page opens, with or without runs",
     async flow(stage) {
       const page = await stage.open({ path: "/train" });
-      check((await page.locator("#runs label, #runs .hint").count()) > 0, "neither runs nor words about none");
+      check(
+        (await page.locator("#runs label, #runs .hint").count()) > 0,
+        "neither runs nor words about none",
+      );
     },
   },
   {
@@ -113,7 +133,10 @@ export default [
     async flow(stage) {
       await stage.serve({ runs: { list: () => [] } });
       const page = await stage.open({ path: "/train" });
-      check((await page.innerText("main")).includes("nanochat speedrun"), await page.innerText("main"));
+      check(
+        (await page.innerText("main")).includes("nanochat speedrun"),
+        await page.innerText("main"),
+      );
     },
   },
 ];

@@ -26,7 +26,11 @@ export class Stage {
   /** A new browser profile with one page. Requests to any other host fail the flow. */
   async open({ path = "/", width = 1280, height = 800, ...options } = {}) {
     if (!this.url) await this.serve();
-    const context = await this.browser.newContext({ viewport: { width, height }, reducedMotion: "reduce", ...options });
+    const context = await this.browser.newContext({
+      viewport: { width, height },
+      reducedMotion: "reduce",
+      ...options,
+    });
     this.contexts.push(context);
     await context.route("**/*", (route) => {
       const url = route.request().url();
@@ -65,7 +69,10 @@ export function check(condition, message) {
 }
 
 export function equal(found, wanted, what) {
-  check(Object.is(found, wanted), `${what}: found ${JSON.stringify(found)}, wanted ${JSON.stringify(wanted)}`);
+  check(
+    Object.is(found, wanted),
+    `${what}: found ${JSON.stringify(found)}, wanted ${JSON.stringify(wanted)}`,
+  );
 }
 
 /** Sends a message and, unless told otherwise, waits for the whole answer. */
@@ -80,7 +87,9 @@ export async function say(page, text, { wait = true } = {}) {
 /** Waits until no answer is on its way. */
 export async function settled(page) {
   await page.waitForFunction(
-    () => document.querySelector("#send span").textContent === "Send" && document.querySelector("article.assistant, .notice"),
+    () =>
+      document.querySelector("#send span").textContent === "Send" &&
+      document.querySelector("article.assistant, .notice"),
     null,
     { timeout: 60_000 },
   );
@@ -102,13 +111,17 @@ export async function axe(page) {
   const session = await page.context().newCDPSession(page);
   await session.send("Runtime.evaluate", { expression: AXE });
   const { result } = await session.send("Runtime.evaluate", {
-    expression: "axe.run(document, { resultTypes: ['violations'] }).then((r) => JSON.stringify(r.violations))",
+    expression:
+      "axe.run(document, { resultTypes: ['violations'] }).then((r) => JSON.stringify(r.violations))",
     awaitPromise: true,
     returnByValue: true,
   });
   return JSON.parse(result.value)
     .filter(({ impact }) => impact === "serious" || impact === "critical")
-    .map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html.slice(0, 120)} (${node.failureSummary?.split("\n")[1]?.trim()})`).join(" | ")}`);
+    .map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes.map((node) => `${node.html.slice(0, 120)} (${node.failureSummary?.split("\n")[1]?.trim()})`).join(" | ")}`,
+    );
 }
 
 /** How far the page can be scrolled sideways, in pixels. */

@@ -35,8 +35,23 @@ const HEADERS = {
  * when it is empty, [answerTo] chooses. `store` and `runs` may be handed from one server to the
  * next, as a disk would.
  */
-export async function startMock({ port = 0, history = true, store = new Map(), runs = makeRuns(), script = [] } = {}) {
-  const mock = { script, store, runs, requests: [], streams: new Map(), history, unauthorized: false, count: 0 };
+export async function startMock({
+  port = 0,
+  history = true,
+  store = new Map(),
+  runs = makeRuns(),
+  script = [],
+} = {}) {
+  const mock = {
+    script,
+    store,
+    runs,
+    requests: [],
+    streams: new Map(),
+    history,
+    unauthorized: false,
+    count: 0,
+  };
   const sockets = new Set();
   const server = http.createServer((request, response) => {
     for (const [name, value] of Object.entries(HEADERS)) response.setHeader(name, value);
@@ -46,7 +61,9 @@ export async function startMock({ port = 0, history = true, store = new Map(), r
     sockets.add(socket);
     socket.on("close", () => sockets.delete(socket));
   });
-  await new Promise((resolve, reject) => server.once("error", reject).listen(port, "127.0.0.1", resolve));
+  await new Promise((resolve, reject) =>
+    server.once("error", reject).listen(port, "127.0.0.1", resolve),
+  );
   mock.port = server.address().port;
   mock.url = `http://127.0.0.1:${mock.port}`;
   /** Ends it as a crash would: every connection breaks off, streams are forgotten. */
@@ -63,21 +80,33 @@ async function route(mock, request, response) {
   const url = new URL(request.url, "http://mock");
   const path = url.pathname;
   mock.requests.push(`${request.method} ${request.url}`);
-  if (path === "/" || path === "/train") return file(response, path === "/" ? "index.html" : "train.html");
-  if (path.startsWith("/assets/")) return file(response, `assets/${path.slice(8).replace(/[^\w.-]/g, "")}`);
-  if (mock.unauthorized) return send(response, 401, problem("this server wants a key", "authentication_error"));
+  if (path === "/" || path === "/train")
+    return file(response, path === "/" ? "index.html" : "train.html");
+  if (path.startsWith("/assets/"))
+    return file(response, `assets/${path.slice(8).replace(/[^\w.-]/g, "")}`);
+  if (mock.unauthorized)
+    return send(response, 401, problem("this server wants a key", "authentication_error"));
   if (path === "/api/info") return send(response, 200, info(mock));
   if (path === "/v1/chat/completions") return chat(mock, await body(request), response);
   const parts = path.split("/").slice(2).map(decodeURIComponent);
-  if (parts[0] === "streams") return stream(mock, request, response, parts[1], Number(url.searchParams.get("after") ?? 0));
-  if (parts[0] === "conversations") return conversations(mock, request, response, parts[1], url.searchParams);
+  if (parts[0] === "streams")
+    return stream(mock, request, response, parts[1], Number(url.searchParams.get("after") ?? 0));
+  if (parts[0] === "conversations")
+    return conversations(mock, request, response, parts[1], url.searchParams);
   if (parts[0] === "runs") return runs(mock, response, parts, url.searchParams);
   return send(response, 404, problem("there is nothing at this address", "not_found"));
 }
 
 const info = (mock) => ({
   version: "0.1.0",
-  model: { id: "nanochat-d4", parameters: 5_120_218, n_layer: 4, n_embd: 192, vocab_size: 4096, context: 512 },
+  model: {
+    id: "nanochat-d4",
+    parameters: 5_120_218,
+    n_layer: 4,
+    n_embd: 192,
+    vocab_size: 4096,
+    context: 512,
+  },
   device: "CPU amx bf16, 2 threads",
   history: mock.history,
   defaults: { temperature: 0.8, top_k: 50, top_p: 1, max_tokens: 256 },
@@ -93,7 +122,10 @@ function file(response, name) {
     return send(response, 404, problem(`no file ${name}`));
   }
   const tag = `"${createHash("sha256").update(bytes).digest("hex").slice(0, 16)}"`;
-  response.writeHead(200, { "Content-Type": TYPES[extname(name)] ?? "application/octet-stream", ETag: tag });
+  response.writeHead(200, {
+    "Content-Type": TYPES[extname(name)] ?? "application/octet-stream",
+    ETag: tag,
+  });
   response.end(bytes);
 }
 
@@ -103,7 +135,14 @@ async function chat(mock, ask, response) {
   mock.last = ask;
   const plan = mock.script.shift() ?? answerTo(ask);
   if (plan.error) {
-    const { status, message = "the queue is full", type = "overloaded", retryAfter, param = null, code = null } = plan.error;
+    const {
+      status,
+      message = "the queue is full",
+      type = "overloaded",
+      retryAfter,
+      param = null,
+      code = null,
+    } = plan.error;
     if (retryAfter !== undefined) response.setHeader("Retry-After", String(retryAfter));
     return send(response, status, { error: { message, type, param, code } });
   }
@@ -121,7 +160,12 @@ async function generate(stream, plan, ask) {
   const start = performance.now();
   const rows = Array.from({ length: n }, (_, i) => deltasOf(plan, i));
   const chunk = (choices, rest) => ({
-    id: stream.id, object: "chat.completion.chunk", created: 0, model: "nanochat-d4", choices, ...rest,
+    id: stream.id,
+    object: "chat.completion.chunk",
+    created: 0,
+    model: "nanochat-d4",
+    choices,
+    ...rest,
   });
   let made = 0;
   const longest = Math.max(...rows.map((row) => row.length));
@@ -130,7 +174,14 @@ async function generate(stream, plan, ask) {
     if (plan.hold) while (plan.hold() && !stream.stopped) await sleep(10);
     if (plan.cutAfter === at) return breakOff(stream);
     if (plan.failAfter === at) {
-      push(stream, { error: { message: "the model thread stopped", type: "server_error", param: null, code: null } });
+      push(stream, {
+        error: {
+          message: "the model thread stopped",
+          type: "server_error",
+          param: null,
+          code: null,
+        },
+      });
       break;
     }
     for (let i = 0; i < n; i++) {
@@ -145,13 +196,23 @@ async function generate(stream, plan, ask) {
   if (stream.silent) return;
   const prompt = Math.ceil(JSON.stringify(ask.messages).length / 5);
   const seconds = (performance.now() - start) / 1000;
-  push(stream, chunk([], {
-    usage: {
-      prompt_tokens: prompt, completion_tokens: made, total_tokens: prompt + made,
-      prompt_tokens_details: { cached_tokens: Math.floor(prompt / 2) },
-    },
-    nanochat: { tokens_per_sec: made / seconds, first_token_ms: 12.5, queued_ms: 0.2, context: 512 },
-  }));
+  push(
+    stream,
+    chunk([], {
+      usage: {
+        prompt_tokens: prompt,
+        completion_tokens: made,
+        total_tokens: prompt + made,
+        prompt_tokens_details: { cached_tokens: Math.floor(prompt / 2) },
+      },
+      nanochat: {
+        tokens_per_sec: made / seconds,
+        first_token_ms: 12.5,
+        queued_ms: 0.2,
+        context: 512,
+      },
+    }),
+  );
   push(stream, "[DONE]");
   stream.done = true;
   for (const response of stream.open) response.end();
@@ -168,7 +229,8 @@ function push(stream, data) {
   for (const response of stream.open) write(response, stream, stream.events.length);
 }
 
-const write = (response, stream, k) => response.write(`id: ${k}\ndata: ${stream.events[k - 1]}\n\n`);
+const write = (response, stream, k) =>
+  response.write(`id: ${k}\ndata: ${stream.events[k - 1]}\n\n`);
 
 /** The connection breaks; the stream itself goes on being known. */
 function breakOff(stream) {
@@ -176,7 +238,11 @@ function breakOff(stream) {
 }
 
 function listen(stream, response, after) {
-  response.writeHead(200, { "Content-Type": "text/event-stream", "X-Request-Id": stream.id, "Cache-Control": "no-store" });
+  response.writeHead(200, {
+    "Content-Type": "text/event-stream",
+    "X-Request-Id": stream.id,
+    "Cache-Control": "no-store",
+  });
   response.flushHeaders();
   for (let k = after + 1; k <= stream.events.length; k++) write(response, stream, k);
   if (stream.done) return response.end();
@@ -197,13 +263,15 @@ function stream(mock, request, response, id, after) {
 // History
 
 async function conversations(mock, request, response, id, query) {
-  if (!mock.history) return send(response, 404, problem("this server keeps no history", "not_found"));
+  if (!mock.history)
+    return send(response, 404, problem("this server keeps no history", "not_found"));
   const store = mock.store;
   if (!id) {
     const q = (query.get("q") ?? "").toLowerCase();
     const limit = Number(query.get("limit") ?? 50);
     const before = query.get("before");
-    const said = (doc) => doc.nodes.flatMap((node) => node.parts.map((part) => part.text)).join("\n");
+    const said = (doc) =>
+      doc.nodes.flatMap((node) => node.parts.map((part) => part.text)).join("\n");
     const all = [...store.values()]
       .filter((doc) => `${doc.title}\n${said(doc)}`.toLowerCase().includes(q))
       .filter((doc) => !before || doc.updated < before)
@@ -220,7 +288,8 @@ async function conversations(mock, request, response, id, query) {
     const doc = await body(request);
     const expected = request.headers["if-match"];
     if (known && String(known.rev) !== expected) return send(response, 409, known);
-    if (!known && expected) return send(response, 404, problem("no such conversation", "not_found"));
+    if (!known && expected)
+      return send(response, 404, problem("no such conversation", "not_found"));
     doc.rev = (known?.rev ?? 0) + 1;
     store.set(id, doc);
     return send(response, 200, { rev: doc.rev });
@@ -245,14 +314,22 @@ function runs(mock, response, parts, query) {
   if (parts.length === 1) return send(response, 200, { runs: list.map((run) => run.head()) });
   const run = list.find((one) => one.name === parts[1]);
   if (!run) return send(response, 404, problem(`no run ${parts[1]}`, "not_found"));
-  if (parts[2] !== "metrics") return send(response, 200, { run: run.settings, summary: run.summary });
+  if (parts[2] !== "metrics")
+    return send(response, 200, { run: run.settings, summary: run.summary });
   const bytes = Buffer.from(run.text());
   const after = Math.min(Number(query.get("after") ?? 0), bytes.length);
-  const rows = bytes.subarray(after).toString().split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const rows = bytes
+    .subarray(after)
+    .toString()
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
   return send(response, 200, { rows, next: bytes.length });
 }
 
-const problem = (message, type = "server_error") => ({ error: { message, type, param: null, code: null } });
+const problem = (message, type = "server_error") => ({
+  error: { message, type, param: null, code: null },
+});
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 function send(response, status, value) {

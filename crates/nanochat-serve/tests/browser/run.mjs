@@ -19,14 +19,24 @@ const wanted = args.filter((word) => !word.startsWith("--"));
 
 let browser;
 try {
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox"],
+  });
 } catch (error) {
   console.log(`skipped browser: Chromium does not start (${error.message.split("\n")[0]})`);
   process.exit(0);
 }
 
 const counts = { pass: 0, fail: 0, skip: 0 };
-for (const { name, scripted = false, flow } of [...chat, ...history, ...faults, ...access, ...train, ...modules]) {
+for (const { name, scripted = false, flow } of [
+  ...chat,
+  ...history,
+  ...faults,
+  ...access,
+  ...train,
+  ...modules,
+]) {
   if (wanted.length && !wanted.some((word) => name.includes(word))) continue;
   if (scripted && live) {
     counts.skip++;
@@ -46,8 +56,12 @@ for (const { name, scripted = false, flow } of [...chat, ...history, ...faults, 
   await stage.end();
   counts[error ? "fail" : "pass"]++;
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${error ? "FAIL" : "pass"}  ${name} (${seconds} s)${error ? `\n      ${error.message.replace(/\n/g, "\n      ")}` : ""}`);
+  console.log(
+    `${error ? "FAIL" : "pass"}  ${name} (${seconds} s)${error ? `\n      ${error.message.replace(/\n/g, "\n      ")}` : ""}`,
+  );
 }
 await browser.close();
-console.log(`${counts.pass} passed, ${counts.fail} failed, ${counts.skip} skipped, against ${live ?? "the stand-in"}`);
+console.log(
+  `${counts.pass} passed, ${counts.fail} failed, ${counts.skip} skipped, against ${live ?? "the stand-in"}`,
+);
 process.exit(counts.fail ? 1 : 0);

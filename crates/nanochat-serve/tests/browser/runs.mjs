@@ -4,15 +4,37 @@
 export function makeRuns() {
   const runs = [
     makeRun("speedrun-d4", { of: 700, start: 8.3, end: 1.35, seed: 1, done: 700, sft: 250 }),
-    makeRun("speedrun-d6", { of: 650, start: 8.3, end: 1.1, seed: 2, done: 650, sft: 0, rate: 4200 }),
-    makeRun("night", { of: 1200, start: 8.3, end: 1.0, seed: 3, done: 320, sft: 0, rate: 5300, running: true }),
+    makeRun("speedrun-d6", {
+      of: 650,
+      start: 8.3,
+      end: 1.1,
+      seed: 2,
+      done: 650,
+      sft: 0,
+      rate: 4200,
+    }),
+    makeRun("night", {
+      of: 1200,
+      start: 8.3,
+      end: 1.0,
+      seed: 3,
+      done: 320,
+      sft: 0,
+      rate: 5300,
+      running: true,
+    }),
   ];
   return { list: () => runs, run: (name) => runs.find((run) => run.name === name) };
 }
 
 function makeRun(name, { of, start, end, seed, done, sft, rate = 7400, running = false }) {
   const random = generator(seed);
-  const run = { name, rows: [], settings: { command: ["nanochat", "speedrun"], started: 1_795_000_000 }, summary: null };
+  const run = {
+    name,
+    rows: [],
+    settings: { command: ["nanochat", "speedrun"], started: 1_795_000_000 },
+    summary: null,
+  };
   let seconds = 0;
   run.add = (count, stage = "base", total = of, from = start, to = end) => {
     for (let i = 0; i < count; i++) {
@@ -24,11 +46,23 @@ function makeRun(name, { of, start, end, seed, done, sft, rate = 7400, running =
       const dt = (2048 / speed) * 1000;
       seconds += dt / 1000;
       run.rows.push({
-        data_ms: 0.1, dt_ms: dt, epoch: 1, kind: "step", loss: level + (random() - 0.5) * 0.25 * level ** 0.5,
-        lr_multiplier: share < 0.03 ? share / 0.03 : share > 0.6 ? Math.max(0.05, (1 - share) / 0.4) : 1,
-        smooth_loss: level, stage, step, tokens: 2048, tokens_per_sec: speed, train_s: seconds, trained_tokens: 2048,
+        data_ms: 0.1,
+        dt_ms: dt,
+        epoch: 1,
+        kind: "step",
+        loss: level + (random() - 0.5) * 0.25 * level ** 0.5,
+        lr_multiplier:
+          share < 0.03 ? share / 0.03 : share > 0.6 ? Math.max(0.05, (1 - share) / 0.4) : 1,
+        smooth_loss: level,
+        stage,
+        step,
+        tokens: 2048,
+        tokens_per_sec: speed,
+        train_s: seconds,
+        trained_tokens: 2048,
       });
-      if (step % 50 === 0) run.rows.push({ kind: "eval", stage, step, tokens: 8192, val_bpb: level * 0.31 });
+      if (step % 50 === 0)
+        run.rows.push({ kind: "eval", stage, step, tokens: 8192, val_bpb: level * 0.31 });
     }
   };
   run.add(done);
@@ -38,7 +72,14 @@ function makeRun(name, { of, start, end, seed, done, sft, rate = 7400, running =
   run.head = () => {
     const last = run.rows.findLast((row) => row.kind === "step");
     const updated = running ? Date.now() : Date.now() - 3_600_000 * seed;
-    return { name, stage: last.stage, updated: new Date(updated).toISOString(), step: last.step, of: last.stage === "sft" ? sft : of, loss: last.loss };
+    return {
+      name,
+      stage: last.stage,
+      updated: new Date(updated).toISOString(),
+      step: last.step,
+      of: last.stage === "sft" ? sft : of,
+      loss: last.loss,
+    };
   };
   if (running) {
     const timer = setInterval(() => run.add(1), 500);

@@ -2,8 +2,16 @@
 // what each tries to set; hosts end in .invalid, so nothing is ever reached.
 
 const ATTRIBUTES = [
-  "onerror", "onload", "onclick", "onmouseover", "onfocus", "onanimationstart", "ontoggle", "onpointerenter",
-  "onbegin", "onwheel",
+  "onerror",
+  "onload",
+  "onclick",
+  "onmouseover",
+  "onfocus",
+  "onanimationstart",
+  "ontoggle",
+  "onpointerenter",
+  "onbegin",
+  "onwheel",
 ];
 const run = "window.pwned=1";
 
@@ -97,7 +105,7 @@ const LINKS = [
 
 const CODE = [
   "```html\n<script>window.pwned=1</script>\n```",
-  "```\"><script>window.pwned=1</script>\nx\n```",
+  '```"><script>window.pwned=1</script>\nx\n```',
   "```../../x.js\nx\n```",
   "```__proto__\nx\n```",
   "```constructor\nx\n```",

@@ -92,10 +92,14 @@ export class Answer extends EventTarget {
       } catch (error) {
         if (!this.live) return;
         if (error.status === 404) return this.fail(new ApiError(404, { code: "stream_lost" }));
-        if (error.midStream || ![0, 429, 502, 503, 504].includes(error.status)) return this.fail(error);
+        if (error.midStream || ![0, 429, 502, 503, 504].includes(error.status))
+          return this.fail(error);
       }
       if (!this.live) return;
-      if (tries >= RETRIES.length) return this.fail(new ApiError(0, { message: `no answer from ${location.host}`, code: "cut" }));
+      if (tries >= RETRIES.length)
+        return this.fail(
+          new ApiError(0, { message: `no answer from ${location.host}`, code: "cut" }),
+        );
       events = null;
       this.turn("reconnecting");
       await new Promise((resolve) => setTimeout(resolve, RETRIES[tries++]));
@@ -133,8 +137,10 @@ export class Answer extends EventTarget {
       append(node, "text", delta.content);
     }
     const tool = delta?.nanochat ?? {};
-    if (tool.tool_call != null) node.parts.push({ type: "tool_call", text: String(tool.tool_call) });
-    if (tool.tool_output != null) node.parts.push({ type: "tool_output", text: String(tool.tool_output) });
+    if (tool.tool_call != null)
+      node.parts.push({ type: "tool_call", text: String(tool.tool_call) });
+    if (tool.tool_output != null)
+      node.parts.push({ type: "tool_output", text: String(tool.tool_output) });
     if (finish_reason) node.finish = finish_reason;
     this.dispatchEvent(new CustomEvent("text", { detail: node }));
   }

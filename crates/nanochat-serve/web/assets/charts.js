@@ -9,7 +9,7 @@ const PAD = { left: 52, right: 14, top: 10, bottom: 26 };
 const MOST_POINTS = 1200;
 
 export class Chart {
-  /** `hover(x | null)` is called when the reader points at a place, so that charts can move as one. */
+  /** `hover(x | null)` is called when the reader points at a place: charts move as one. */
   constructor({ title, unit, format }, hover) {
     this.title = title;
     this.format = format;
@@ -32,7 +32,7 @@ export class Chart {
     this.picture.addEventListener("keydown", (event) => this.key(event));
   }
 
-  /** `lines`: `{name, place, points, raw}`, `place` is the number of its colour. Hidden if empty. */
+  /** `lines`: `{name, place, points, raw}`, `place` is the number of a colour. Hidden if empty. */
   set(lines) {
     this.lines = lines.filter((line) => line.points.length);
     this.element.hidden = this.lines.length === 0;
@@ -48,7 +48,11 @@ export class Chart {
     const positive = all.every((point) => point.y > 0);
     this.log = log && positive;
     this.x = scale(extent(all.map((point) => point.x)), [PAD.left, this.width - PAD.right], false);
-    this.y = scale(padded(extent(all.map((point) => point.y)), this.log), [HEIGHT - PAD.bottom, PAD.top], this.log);
+    this.y = scale(
+      padded(extent(all.map((point) => point.y)), this.log),
+      [HEIGHT - PAD.bottom, PAD.top],
+      this.log,
+    );
     this.draw();
   }
 
@@ -56,15 +60,31 @@ export class Chart {
     this.picture.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.picture.setAttribute("width", this.width);
     this.picture.setAttribute("aria-label", this.describe());
-    const path = (points) => `M${thin(points).map((p) => `${this.x.at(p.x).toFixed(1)},${this.y.at(p.y).toFixed(1)}`).join("L")}`;
+    const path = (points) =>
+      `M${thin(points)
+        .map((p) => `${this.x.at(p.x).toFixed(1)},${this.y.at(p.y).toFixed(1)}`)
+        .join("L")}`;
     this.picture.replaceChildren(
       ...this.yTicks(),
       ...this.xTicks(),
-      ...this.lines.filter((line) => line.raw).map((line) => svg("path", { class: `line raw place${line.place}`, d: path(line.raw) })),
-      ...this.lines.map((line) => svg("path", { class: `line place${line.place}`, d: path(line.points) })),
-      ...this.lines.filter((line) => line.points.length < 40).flatMap((line) =>
-        line.points.map((p) => svg("circle", { class: `dot place${line.place}`, cx: this.x.at(p.x), cy: this.y.at(p.y), r: 2.5 })),
+      ...this.lines
+        .filter((line) => line.raw)
+        .map((line) => svg("path", { class: `line raw place${line.place}`, d: path(line.raw) })),
+      ...this.lines.map((line) =>
+        svg("path", { class: `line place${line.place}`, d: path(line.points) }),
       ),
+      ...this.lines
+        .filter((line) => line.points.length < 40)
+        .flatMap((line) =>
+          line.points.map((p) =>
+            svg("circle", {
+              class: `dot place${line.place}`,
+              cx: this.x.at(p.x),
+              cy: this.y.at(p.y),
+              r: 2.5,
+            }),
+          ),
+        ),
       this.cursor,
     );
     this.move(null);
@@ -75,14 +95,22 @@ export class Chart {
       const y = this.y.at(value);
       return [
         svg("line", { class: "grid", x1: PAD.left, x2: this.width - PAD.right, y1: y, y2: y }),
-        svg("text", { class: "tick", x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, compact(value)),
+        svg(
+          "text",
+          { class: "tick", x: PAD.left - 8, y: y + 4, "text-anchor": "end" },
+          compact(value),
+        ),
       ];
     });
   }
 
   xTicks() {
     return ticks(this.x.domain, Math.max(3, Math.floor(this.width / 80)), false).map((value) =>
-      svg("text", { class: "tick", x: this.x.at(value), y: HEIGHT - 6, "text-anchor": "middle" }, this.xFormat(value)),
+      svg(
+        "text",
+        { class: "tick", x: this.x.at(value), y: HEIGHT - 6, "text-anchor": "middle" },
+        this.xFormat(value),
+      ),
     );
   }
 
@@ -91,7 +119,8 @@ export class Chart {
       const last = line.points.at(-1);
       return `${line.name} from ${this.format(line.points[0].y)} to ${this.format(last.y)}`;
     });
-    return `${this.title}: ${lines.join("; ")}. Arrow keys move through it; the table below has the figures.`;
+    const how = "Arrow keys move through it; the table below has the figures.";
+    return `${this.title}: ${lines.join("; ")}. ${how}`;
   }
 
   point(event) {
@@ -104,7 +133,8 @@ export class Chart {
     const by = { ArrowLeft: -1, ArrowRight: 1, PageDown: -10, PageUp: 10 }[event.key];
     const [low, high] = this.x.domain;
     if (event.key === "Home" || event.key === "End") this.hover(event.key === "Home" ? low : high);
-    else if (by) this.hover(Math.min(high, Math.max(low, (this.at ?? high) + (by * (high - low)) / 100)));
+    else if (by)
+      this.hover(Math.min(high, Math.max(low, (this.at ?? high) + (by * (high - low)) / 100)));
     else if (event.key === "Escape") this.hover(null);
     else return;
     event.preventDefault();
@@ -114,7 +144,10 @@ export class Chart {
   move(x) {
     if (!this.lines.length || !this.x) return;
     this.at = x;
-    const rows = this.lines.map((line) => ({ line, point: x === null ? line.points.at(-1) : nearest(line.points, x) }));
+    const rows = this.lines.map((line) => ({
+      line,
+      point: x === null ? line.points.at(-1) : nearest(line.points, x),
+    }));
     this.readout.replaceChildren(
       ...rows.map(({ line, point }) =>
         h(
@@ -131,21 +164,37 @@ export class Chart {
       ...(x === null
         ? []
         : [
-            svg("line", { x1: this.x.at(x), x2: this.x.at(x), y1: PAD.top, y2: HEIGHT - PAD.bottom }),
+            svg("line", {
+              x1: this.x.at(x),
+              x2: this.x.at(x),
+              y1: PAD.top,
+              y2: HEIGHT - PAD.bottom,
+            }),
             ...rows.map(({ line, point }) =>
-              svg("circle", { class: `dot place${line.place}`, cx: this.x.at(point.x), cy: this.y.at(point.y), r: 4 }),
+              svg("circle", {
+                class: `dot place${line.place}`,
+                cx: this.x.at(point.x),
+                cy: this.y.at(point.y),
+                r: 4,
+              }),
             ),
           ]),
     );
   }
 }
 
-const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+const extent = (values) =>
+  values.reduce(
+    ([low, high], value) => [Math.min(low, value), Math.max(high, value)],
+    [Infinity, -Infinity],
+  );
 
 function padded([low, high], log) {
   if (low === high) return log ? [low / 1.1, high * 1.1] : [low - 0.5, high + 0.5];
   const room = (high - low) * 0.04;
-  return log ? [low / 1.03, high * 1.03] : [low < 0 ? low - room : Math.max(0, low - room), high + room];
+  return log
+    ? [low / 1.03, high * 1.03]
+    : [low < 0 ? low - room : Math.max(0, low - room), high + room];
 }
 
 /** From the domain [d0, d1] to the range [r0, r1] and back. */

@@ -19,7 +19,8 @@ export class Composer {
       else this.send();
     });
     this.input.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229)
+        return;
       event.preventDefault();
       if (!this.live) this.send();
     });
@@ -54,14 +55,19 @@ export class Composer {
   limit(most) {
     const choices = [1, 2, 4, 8, most].filter((n, i, all) => n <= most && all.indexOf(n) === i);
     this.count.replaceChildren(
-      ...choices.map((n) => h("option", { value: String(n) }, n === 1 ? "1 answer" : `${n} samples`)),
+      ...choices.map((n) =>
+        h("option", { value: String(n) }, n === 1 ? "1 answer" : `${n} samples`),
+      ),
     );
   }
 
   show({ live, n, used, context }) {
     if (this.live !== live) {
       this.live = live;
-      this.button.replaceChildren(icon(live ? "stop" : "send"), h("span", { class: "unseen" }, live ? "Stop" : "Send"));
+      this.button.replaceChildren(
+        icon(live ? "stop" : "send"),
+        h("span", { class: "unseen" }, live ? "Stop" : "Send"),
+      );
       this.button.classList.toggle("stopping", live);
       this.button.title = live ? "Stop (Esc)" : "Send (Enter)";
     }
@@ -81,7 +87,8 @@ export class Composer {
     meter.setAttribute("aria-valuenow", Math.min(used, context));
     meter.style.setProperty("--share", share);
     this.meter.classList.toggle("full", share > 0.85);
-    this.meter.querySelector("span").textContent = `${used.toLocaleString("en")} of ${context.toLocaleString("en")} tokens`;
+    this.meter.querySelector("span").textContent =
+      `${used.toLocaleString("en")} of ${context.toLocaleString("en")} tokens`;
     this.meter.title =
       share > 0.85
         ? "The context is almost full: the model will lose sight of the oldest turns."

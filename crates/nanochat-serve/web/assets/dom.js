@@ -1,7 +1,7 @@
 // Elements from plain values. Text only ever becomes text nodes: nothing here, or anywhere in the
 // page, parses a string as HTML.
 
-/** `h("p", {class: "a", onclick: f}, "text", child)`. `null` and `false` attributes and children are left out. */
+/** `h("p", {class: "a", onclick: f}, "text", child)`; what is `null` or `false` is left out. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -62,7 +62,13 @@ export function icon(name) {
 export function iconButton(name, label, onclick, { text = false, ...rest } = {}) {
   return h(
     "button",
-    { type: "button", class: text ? "quiet" : "quiet square", title: text ? null : label, onclick, ...rest },
+    {
+      type: "button",
+      class: text ? "quiet" : "quiet square",
+      title: text ? null : label,
+      onclick,
+      ...rest,
+    },
     icon(name),
     text ? label : h("span", { class: "unseen" }, label),
   );

@@ -5,7 +5,6 @@ const LANGUAGES = {
   bash: ["sh", "shell", "zsh", "console"],
   c: ["h"],
   cpp: ["c++", "cc", "hpp", "cuda", "cu"],
-  css: [],
   diff: ["patch"],
   go: ["golang"],
   ini: ["toml"],
@@ -26,12 +25,15 @@ const loaded = new Map();
 
 /** The name that highlight.js has for the language of a fence, or null. */
 export function languageOf(info) {
-  const word = info.trim().split(/[\s{,]/)[0].toLowerCase();
+  const word = info
+    .trim()
+    .split(/[\s{,]/)[0]
+    .toLowerCase();
   if (Object.hasOwn(LANGUAGES, word)) return word;
   return Object.keys(LANGUAGES).find((name) => LANGUAGES[name].includes(word)) ?? null;
 }
 
-/** Fills `element` with `code`: at once as plain text or in colour, in colour later if it must be fetched. */
+/** Fills `element` with `code`: plain at once, in colour when the language has been fetched. */
 export function colour(element, code, language) {
   element.textContent = code;
   if (!language || code.length > LONGEST) return;
@@ -46,7 +48,10 @@ function load(language) {
   let entry = loaded.get(language);
   if (!entry) {
     entry = { hljs: null, promise: null };
-    entry.promise = Promise.all([import("./vendor-hljs.js"), import(`./vendor-hljs-${language}.js`)])
+    entry.promise = Promise.all([
+      import("./vendor-hljs.js"),
+      import(`./vendor-hljs-${language}.js`),
+    ])
       .then(([core, grammar]) => {
         core.default.registerLanguage(language, grammar.default);
         return (entry.hljs = core.default);

@@ -42,13 +42,17 @@ class ServerHistory {
       });
       return rev;
     } catch (error) {
-      if (error.status === 409) throw new Conflict(currentOf(error.body) ?? (await this.load(doc.id)));
+      if (error.status === 409)
+        throw new Conflict(currentOf(error.body) ?? (await this.load(doc.id)));
       throw error;
     }
   }
 
   rename(id, title) {
-    return request(`/api/conversations/${encodeURIComponent(id)}`, { method: "PATCH", json: { title } });
+    return request(`/api/conversations/${encodeURIComponent(id)}`, {
+      method: "PATCH",
+      json: { title },
+    });
   }
 
   delete(id) {
@@ -56,7 +60,8 @@ class ServerHistory {
   }
 }
 
-const currentOf = (body) => [body, body?.current, body?.conversation].find((it) => Array.isArray(it?.nodes));
+const currentOf = (body) =>
+  [body, body?.current, body?.conversation].find((it) => Array.isArray(it?.nodes));
 
 class BrowserHistory {
   place = "browser";
@@ -65,7 +70,8 @@ class BrowserHistory {
     const history = new BrowserHistory();
     try {
       const opening = indexedDB.open("nanochat", 1);
-      opening.onupgradeneeded = () => opening.result.createObjectStore("conversations", { keyPath: "id" });
+      opening.onupgradeneeded = () =>
+        opening.result.createObjectStore("conversations", { keyPath: "id" });
       history.db = await done(opening);
     } catch {
       // Private windows of some browsers have no IndexedDB: kept until the tab closes.
@@ -81,7 +87,8 @@ class BrowserHistory {
     const transaction = this.db.transaction("conversations", mode);
     const closed = new Promise((resolve, reject) => {
       transaction.oncomplete = resolve;
-      transaction.onabort = () => reject(transaction.error ?? new Error("the browser refused to store it"));
+      transaction.onabort = () =>
+        reject(transaction.error ?? new Error("the browser refused to store it"));
     });
     closed.catch(() => null);
     const result = await work(transaction.objectStore("conversations"));
@@ -93,7 +100,12 @@ class BrowserHistory {
     const all = await this.within("readonly", (store) => done(store.getAll()));
     const wanted = q.trim().toLowerCase();
     const found = all
-      .map((doc) => ({ id: doc.id, title: doc.title, updated: doc.updated, snippet: snippet(doc, wanted) }))
+      .map((doc) => ({
+        id: doc.id,
+        title: doc.title,
+        updated: doc.updated,
+        snippet: snippet(doc, wanted),
+      }))
       .filter((item) => !wanted || item.snippet || item.title.toLowerCase().includes(wanted));
     found.sort((a, b) => (a.updated < b.updated ? 1 : -1));
     return { conversations: found, more: false };
@@ -101,7 +113,8 @@ class BrowserHistory {
 
   async load(id) {
     const doc = await this.within("readonly", (store) => done(store.get(id)));
-    if (!doc) throw Object.assign(new Error("this conversation is not in this browser"), { status: 404 });
+    if (!doc)
+      throw Object.assign(new Error("this conversation is not in this browser"), { status: 404 });
     return doc;
   }
 
@@ -146,7 +159,8 @@ function snippet(doc, wanted) {
   for (const node of doc.nodes) {
     const text = textOf(node);
     const at = text.toLowerCase().indexOf(wanted);
-    if (at >= 0) return text.slice(Math.max(0, at - 30), at + wanted.length + 50).replace(/\s+/g, " ");
+    if (at >= 0)
+      return text.slice(Math.max(0, at - 30), at + wanted.length + 50).replace(/\s+/g, " ");
   }
   return "";
 }

@@ -63,7 +63,13 @@ export function openHelp() {
         iconButton("close", "Close the list of keys", () => dialog.close()),
       ),
       h("dl", { class: "keys" }, rows(ALWAYS)),
-      h("h3", {}, shortcutsOn.get() ? "Outside of text fields" : "Outside of text fields (turned off in Settings)"),
+      h(
+        "h3",
+        {},
+        shortcutsOn.get()
+          ? "Outside of text fields"
+          : "Outside of text fields (turned off in Settings)",
+      ),
       h("dl", { class: "keys" }, rows(KEYS)),
     ),
   );

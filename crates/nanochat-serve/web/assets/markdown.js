@@ -21,7 +21,8 @@ export function showMarkdown(place, source) {
   const blocks = split(source);
   const old = place.markdownBlocks ?? [];
   let same = 0;
-  while (same < blocks.length && same < old.length && blocks[same].source === old[same].source) same++;
+  while (same < blocks.length && same < old.length && blocks[same].source === old[same].source)
+    same++;
   for (const block of old.slice(same)) block.element.remove();
   for (const block of blocks.slice(same)) {
     block.element = build(block.tokens);
@@ -41,9 +42,14 @@ function split(source) {
     const part = tokens.slice(start, i + 1);
     const [from, to] = part[0].map ?? [0, lines.length];
     // Link definitions elsewhere can change what a block means: the rendered children tell.
-    const links = part.flatMap((token) => token.children ?? []).filter((t) => t.type === "link_open");
+    const links = part
+      .flatMap((token) => token.children ?? [])
+      .filter((t) => t.type === "link_open");
     const key = links.map((link) => link.attrGet("href")).join(" ");
-    blocks.push({ tokens: part, source: `${part[0].type}\n${lines.slice(from, to).join("\n")}\n${key}` });
+    blocks.push({
+      tokens: part,
+      source: `${part[0].type}\n${lines.slice(from, to).join("\n")}\n${key}`,
+    });
     start = i + 1;
   }
   return blocks;
@@ -67,7 +73,10 @@ function fill(root, tokens) {
     else if (token.nesting === 1) {
       const element = opening(token);
       // A table scrolls by itself: a wide one must not widen the page.
-      if (token.tag === "table") top.append(h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Table" }, element));
+      if (token.tag === "table")
+        top.append(
+          h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Table" }, element),
+        );
       else if (element) top.append(element);
       open.push(element ?? top);
     } else if (token.nesting === -1) open.pop();
@@ -145,6 +154,10 @@ function codeBlock(content, info) {
     "figure",
     { class: "code" },
     h("figcaption", {}, h("span", {}, name || "text"), button),
-    h("pre", { tabindex: "0", role: "group", "aria-label": `Code${name ? `, ${name}` : ""}` }, body),
+    h(
+      "pre",
+      { tabindex: "0", role: "group", "aria-label": `Code${name ? `, ${name}` : ""}` },
+      body,
+    ),
   );
 }

@@ -69,7 +69,7 @@ export class Run {
     return this.head.of > 0 && this.head.step >= this.head.of;
   }
 
-  /** Seconds to the end of the stage, from the median of the last steps; null if it cannot be told. */
+  /** Seconds to the end of the stage, by the median of the last steps; null if unknown. */
   eta() {
     const { stage, of } = this.head;
     const last = this.steps.filter((step) => step.stage === stage).slice(-50);
@@ -86,7 +86,8 @@ function cutFrom(rows, stage, step) {
 }
 
 /** Milliseconds since 1970 of seconds since then, or of a date as text. */
-export const timeOf = (value) => (typeof value === "number" && value < 1e11 ? value * 1000 : new Date(value).getTime());
+export const timeOf = (value) =>
+  typeof value === "number" && value < 1e11 ? value * 1000 : new Date(value).getTime();
 
 /**
  * Exponential moving average with its bias removed: `m_t = w m_{t-1} + (1 - w) y_t`, shown as

@@ -4,13 +4,43 @@ import { h, iconButton } from "./dom.js";
 
 /** Key in the request, name, what it does, and the field's limits. */
 export const SAMPLING = [
-  ["temperature", "Temperature", "0 always takes the likeliest token; higher is more varied.", { min: 0, max: 2, step: 0.05 }],
-  ["top_k", "Top k", "Draw among the k likeliest tokens; 0 for all.", { min: 0, max: 1000, step: 1 }],
-  ["top_p", "Top p", "Draw among the likeliest tokens that together reach p; 1 for all.", { min: 0.01, max: 1, step: 0.01 }],
-  ["min_p", "Min p", "Leave out tokens less likely than p times the likeliest; 0 for none.", { min: 0, max: 1, step: 0.01 }],
-  ["repetition_penalty", "Repetition penalty", "Above 1, what was said already becomes less likely.", { min: 1, max: 2, step: 0.05 }],
+  [
+    "temperature",
+    "Temperature",
+    "0 always takes the likeliest token; higher is more varied.",
+    { min: 0, max: 2, step: 0.05 },
+  ],
+  [
+    "top_k",
+    "Top k",
+    "Draw among the k likeliest tokens; 0 for all.",
+    { min: 0, max: 1000, step: 1 },
+  ],
+  [
+    "top_p",
+    "Top p",
+    "Draw among the likeliest tokens that together reach p; 1 for all.",
+    { min: 0.01, max: 1, step: 0.01 },
+  ],
+  [
+    "min_p",
+    "Min p",
+    "Leave out tokens less likely than p times the likeliest; 0 for none.",
+    { min: 0, max: 1, step: 0.01 },
+  ],
+  [
+    "repetition_penalty",
+    "Repetition penalty",
+    "Above 1, what was said already becomes less likely.",
+    { min: 1, max: 2, step: 0.05 },
+  ],
   ["max_tokens", "Longest answer", "In tokens.", { min: 1, max: 4096, step: 1 }],
-  ["seed", "Seed", "The same seed and settings give the same answer; empty draws a new one.", { min: 0, max: 2 ** 32 - 1, step: 1 }],
+  [
+    "seed",
+    "Seed",
+    "The same seed and settings give the same answer; empty draws a new one.",
+    { min: 0, max: 2 ** 32 - 1, step: 1 },
+  ],
 ];
 
 const NEUTRAL = { min_p: 0, repetition_penalty: 1, seed: null, n: 1, tools: true };
@@ -94,13 +124,21 @@ export function openSettings(doc, info, change) {
       "div",
       { class: "field" },
       h("label", { for: "set-system" }, "System prompt"),
-      h("textarea", {
-        id: "set-system",
-        rows: 3,
-        "aria-describedby": "about-system",
-        onchange: (event) => change({ system: event.target.value }),
-      }, doc.system),
-      h("p", { class: "hint", id: "about-system" }, "Stands before the first turn. Small models may ignore it."),
+      h(
+        "textarea",
+        {
+          id: "set-system",
+          rows: 3,
+          "aria-describedby": "about-system",
+          onchange: (event) => change({ system: event.target.value }),
+        },
+        doc.system,
+      ),
+      h(
+        "p",
+        { class: "hint", id: "about-system" },
+        "Stands before the first turn. Small models may ignore it.",
+      ),
     ),
     SAMPLING.map((row) => field(row, doc, info, change)),
     h(
@@ -113,14 +151,18 @@ export function openSettings(doc, info, change) {
       }),
       "Calculator: the model may compute what it cannot say",
     ),
-    h("button", {
-      type: "button",
-      class: "outlined",
-      onclick: () => {
-        change({ settings: defaultSettings(info) });
-        openSettings(doc, info, change);
+    h(
+      "button",
+      {
+        type: "button",
+        class: "outlined",
+        onclick: () => {
+          change({ settings: defaultSettings(info) });
+          openSettings(doc, info, change);
+        },
       },
-    }, "Back to the server's defaults"),
+      "Back to the server's defaults",
+    ),
     h("h3", {}, "This browser"),
     themeChoice(),
     h(
@@ -183,7 +225,11 @@ function field([key, name, hint, { min, max, step }], doc, info, change) {
 }
 
 function themeChoice() {
-  const options = [["auto", "As the system"], ["light", "Light"], ["dark", "Dark"]];
+  const options = [
+    ["auto", "As the system"],
+    ["light", "Light"],
+    ["dark", "Dark"],
+  ];
   return h(
     "fieldset",
     { class: "choice" },

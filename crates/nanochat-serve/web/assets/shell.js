@@ -140,7 +140,9 @@ export class Reader {
 
   end(node, state) {
     if (!node) return;
-    const rest = textOf(node).slice(node === this.node ? this.said : 0).trim();
+    const rest = textOf(node)
+      .slice(node === this.node ? this.said : 0)
+      .trim();
     this.node = null;
     announce(`${rest}${state === "done" ? "" : " The answer was cut off."}`);
   }

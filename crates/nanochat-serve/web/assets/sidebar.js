@@ -46,7 +46,10 @@ export class Sidebar {
   }
 
   async loadMore() {
-    const page = await this.actions.list(this.search.value.trim(), this.items.at(-1)?.updated ?? null);
+    const page = await this.actions.list(
+      this.search.value.trim(),
+      this.items.at(-1)?.updated ?? null,
+    );
     this.items.push(...page.conversations);
     this.more = page.more && page.conversations.length > 0;
     this.draw();
@@ -54,7 +57,9 @@ export class Sidebar {
 
   draw() {
     if (this.renaming) return;
-    const held = this.place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const held = this.place.contains(document.activeElement)
+      ? document.activeElement.dataset.key
+      : null;
     const groups = [];
     for (const item of this.items) {
       const name = dayName(item.updated, Date.now());
@@ -62,14 +67,33 @@ export class Sidebar {
       groups.at(-1).items.push(item);
     }
     const query = this.search.value.trim();
-    const empty = query ? `Nothing found for “${query}”.` : "Conversations will be listed here.";
+    const empty = query ? `Nothing found for “${query}”.` : "Conversations are listed here.";
     this.place.replaceChildren(
-      ...(this.error ? [h("p", { class: "hint" }, `The list could not be read: ${this.error}.`)] : []),
+      ...(this.error
+        ? [h("p", { class: "hint" }, `The list could not be read: ${this.error}.`)]
+        : []),
       ...(!this.error && !groups.length ? [h("p", { class: "hint" }, empty)] : []),
       ...groups.map(({ name, items }) =>
-        h("section", {}, h("h3", {}, name), h("ul", {}, items.map((item) => this.row(item, query)))),
+        h(
+          "section",
+          {},
+          h("h3", {}, name),
+          h(
+            "ul",
+            {},
+            items.map((item) => this.row(item, query)),
+          ),
+        ),
       ),
-      ...(this.more ? [h("button", { type: "button", class: "outlined", onclick: () => this.loadMore() }, "Show more")] : []),
+      ...(this.more
+        ? [
+            h(
+              "button",
+              { type: "button", class: "outlined", onclick: () => this.loadMore() },
+              "Show more",
+            ),
+          ]
+        : []),
     );
     if (held) this.place.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus();
   }
@@ -94,8 +118,12 @@ export class Sidebar {
       h(
         "div",
         { class: "acts" },
-        iconButton("edit", `Rename “${title}”`, () => this.rename(item), { "data-key": `rename ${item.id}` }),
-        iconButton("trash", `Delete “${title}”`, () => this.remove(item), { "data-key": `delete ${item.id}` }),
+        iconButton("edit", `Rename “${title}”`, () => this.rename(item), {
+          "data-key": `rename ${item.id}`,
+        }),
+        iconButton("trash", `Delete “${title}”`, () => this.remove(item), {
+          "data-key": `delete ${item.id}`,
+        }),
       ),
     );
   }
@@ -104,7 +132,12 @@ export class Sidebar {
     const link = this.place.querySelector(`[data-key="${CSS.escape(`open ${item.id}`)}"]`);
     const row = link?.parentElement;
     if (!row) return;
-    const field = h("input", { type: "text", value: item.title, maxlength: 200, "aria-label": "Title" });
+    const field = h("input", {
+      type: "text",
+      value: item.title,
+      maxlength: 200,
+      "aria-label": "Title",
+    });
     let ended = false;
     const end = (save) => {
       if (ended) return;

@@ -58,7 +58,9 @@ export async function openChat(body, signal) {
 
 /** The events of a stream after number `after`, and those to come. */
 export async function reopenChat(id, after, signal) {
-  const response = await request(`/api/streams/${encodeURIComponent(id)}?after=${after}`, { signal });
+  const response = await request(`/api/streams/${encodeURIComponent(id)}?after=${after}`, {
+    signal,
+  });
   return events(response);
 }
 

@@ -7,10 +7,36 @@ import { duration, Run, smooth, timeOf } from "./runs.js";
 import { getJson } from "./stream.js";
 
 const CHARTS = [
-  { title: "Loss", unit: "nats per token", of: "steps", y: "loss", smoothed: true, format: (v) => v.toFixed(3) },
-  { title: "Validation", unit: "bits per byte", of: "evals", y: "val_bpb", format: (v) => v.toFixed(4) },
-  { title: "Speed", unit: "tokens per second", of: "steps", y: "tokens_per_sec", smoothed: true, format: (v) => Math.round(v).toLocaleString("en") },
-  { title: "Learning rate", unit: "multiplier of the schedule", of: "steps", y: "lr_multiplier", format: (v) => v.toFixed(3) },
+  {
+    title: "Loss",
+    unit: "nats per token",
+    of: "steps",
+    y: "loss",
+    smoothed: true,
+    format: (v) => v.toFixed(3),
+  },
+  {
+    title: "Validation",
+    unit: "bits per byte",
+    of: "evals",
+    y: "val_bpb",
+    format: (v) => v.toFixed(4),
+  },
+  {
+    title: "Speed",
+    unit: "tokens per second",
+    of: "steps",
+    y: "tokens_per_sec",
+    smoothed: true,
+    format: (v) => Math.round(v).toLocaleString("en"),
+  },
+  {
+    title: "Learning rate",
+    unit: "multiplier of the schedule",
+    of: "steps",
+    y: "lr_multiplier",
+    format: (v) => v.toFixed(3),
+  },
 ];
 
 const X_AXES = {
@@ -51,7 +77,8 @@ async function refresh() {
   if (!chosen.size) for (const head of wanted(heads)) chosen.add(head.name);
   let grown = fresh.length > 0;
   for (const run of shown()) {
-    if (run.next === 0 || !run.done() || run.running(Date.now())) grown = (await run.read()) || grown;
+    if (run.next === 0 || !run.done() || run.running(Date.now()))
+      grown = (await run.read()) || grown;
   }
   return grown;
 }
@@ -67,7 +94,7 @@ function wanted(heads) {
 function drawRuns() {
   const list = document.querySelector("#runs > div");
   if (!runs.size) {
-    list.replaceChildren(h("p", { class: "hint" }, "No runs yet. “nanochat speedrun” makes one."));
+    list.replaceChildren(h("p", { class: "hint" }, "None yet."));
     return;
   }
   list.replaceChildren(
@@ -75,14 +102,14 @@ function drawRuns() {
       h(
         "label",
         { class: "run" },
-        h("input", { type: "checkbox", checked: chosen.has(run.name), "data-run": run.name, onchange: (event) => choose(run, event.target.checked) }),
+        h("input", {
+          type: "checkbox",
+          checked: chosen.has(run.name),
+          "data-run": run.name,
+          onchange: (event) => choose(run, event.target.checked),
+        }),
         h("i", { class: `swatch place${place(run)}` }),
-        h(
-          "span",
-          {},
-          h("b", {}, run.name),
-          h("span", { class: "hint" }, state(run)),
-        ),
+        h("span", {}, h("b", {}, run.name), h("span", { class: "hint" }, state(run))),
       ),
     ),
   );
@@ -90,7 +117,9 @@ function drawRuns() {
 
 function state(run) {
   const { stage, step, of, loss } = run.head;
-  const where = of ? `${stage}, step ${step?.toLocaleString("en")} of ${of.toLocaleString("en")}` : `${stage ?? "base"}, step ${step ?? 0}`;
+  const where = of
+    ? `${stage}, step ${step?.toLocaleString("en")} of ${of.toLocaleString("en")}`
+    : `${stage ?? "base"}, step ${step ?? 0}`;
   const now = run.running(Date.now()) ? "running: " : "";
   return `${now}${where}${Number.isFinite(loss) ? `, loss ${loss.toFixed(3)}` : ""}`;
 }
@@ -111,18 +140,55 @@ function drawAxes() {
     draw();
   };
   const radio = (name, value, label, current) =>
-    h("label", {}, h("input", { type: "radio", name, value, checked: value === current, onchange: () => set({ [name]: value }) }), label);
+    h(
+      "label",
+      {},
+      h("input", {
+        type: "radio",
+        name,
+        value,
+        checked: value === current,
+        onchange: () => set({ [name]: value }),
+      }),
+      label,
+    );
   const smoothing = h("output", { for: "smooth" }, view.smooth.toFixed(2));
   document.getElementById("axes").replaceChildren(
-    h("fieldset", { class: "choice", id: "stages" }, h("legend", {}, "Stage"), ["base", "sft"].map((stage) => radio("stage", stage, { base: "Pretraining", sft: "Finetuning" }[stage], view.stage))),
-    h("fieldset", { class: "choice" }, h("legend", {}, "Across"), Object.entries(X_AXES).map(([key, [label]]) => radio("x", key, label, view.x))),
-    h("label", { class: "check" }, h("input", { type: "checkbox", checked: view.log, onchange: (event) => set({ log: event.target.checked }) }), "Logarithmic"),
+    h(
+      "fieldset",
+      { class: "choice", id: "stages" },
+      h("legend", {}, "Stage"),
+      ["base", "sft"].map((stage) =>
+        radio("stage", stage, { base: "Pretraining", sft: "Finetuning" }[stage], view.stage),
+      ),
+    ),
+    h(
+      "fieldset",
+      { class: "choice" },
+      h("legend", {}, "Across"),
+      Object.entries(X_AXES).map(([key, [label]]) => radio("x", key, label, view.x)),
+    ),
+    h(
+      "label",
+      { class: "check" },
+      h("input", {
+        type: "checkbox",
+        checked: view.log,
+        onchange: (event) => set({ log: event.target.checked }),
+      }),
+      "Logarithmic",
+    ),
     h(
       "div",
       { class: "field" },
       h("label", { for: "smooth" }, "Smoothing ", smoothing),
       h("input", {
-        id: "smooth", type: "range", min: "0", max: "0.99", step: "0.01", value: String(view.smooth),
+        id: "smooth",
+        type: "range",
+        min: "0",
+        max: "0.99",
+        step: "0.01",
+        value: String(view.smooth),
         oninput: (event) => {
           smoothing.textContent = Number(event.target.value).toFixed(2);
           set({ smooth: Number(event.target.value) });
@@ -140,12 +206,19 @@ function draw() {
     const lines = list.map((run) => {
       const points = run.series(chart, view.stage, view.x);
       const smoothed = chart.smoothed && view.smooth > 0;
-      return { name: run.name, place: place(run), points: smoothed ? smooth(points, view.smooth) : points, raw: smoothed ? points : null };
+      return {
+        name: run.name,
+        place: place(run),
+        points: smoothed ? smooth(points, view.smooth) : points,
+        raw: smoothed ? points : null,
+      };
     });
     charts[i].set(lines);
   });
   // After all are set: which are hidden decides how wide the others are.
-  CHARTS.forEach(({ y }, i) => charts[i].show({ log: view.log && y !== "lr_multiplier", xName, xFormat }));
+  CHARTS.forEach(({ y }, i) =>
+    charts[i].show({ log: view.log && y !== "lr_multiplier", xName, xFormat }),
+  );
   drawNotice(list);
   drawProgress(list);
   drawWords(list);
@@ -158,35 +231,58 @@ function drawNotice(list) {
     ? "There are no runs here yet. “nanochat speedrun” makes one; this page then follows it."
     : !list.length
       ? "Choose a run to see it."
-      : `No steps of ${view.stage === "sft" ? "finetuning" : "pretraining"} in ${list.length === 1 ? "this run" : "these runs"} yet.`;
-  document.getElementById("notice").replaceChildren(...(empty ? [h("p", { class: "lead" }, text)] : []));
+      : `No steps of ${view.stage === "sft" ? "finetuning" : "pretraining"} here yet.`;
+  document
+    .getElementById("notice")
+    .replaceChildren(...(empty ? [h("p", { class: "lead" }, text)] : []));
 }
 
 function drawProgress(list) {
   document.getElementById("progress").replaceChildren(
-    ...list.filter((run) => run.head.of && run.running(Date.now())).map((run) => {
-      const eta = run.eta();
-      const last = run.steps.at(-1);
-      return h(
-        "div",
-        { class: "running" },
-        h("b", {}, h("i", { class: `swatch place${place(run)}` }), run.name),
-        h("progress", { max: run.head.of, value: run.head.step, "aria-label": `Progress of ${run.name}` }),
-        h("span", {}, `step ${run.head.step.toLocaleString("en")} of ${run.head.of.toLocaleString("en")}`),
-        last ? h("span", {}, `${Math.round(last.tokens_per_sec).toLocaleString("en")} tok/s`) : null,
-        eta === null ? null : h("span", { class: "eta" }, `${duration(eta)} left in this stage`),
-      );
-    }),
+    ...list
+      .filter((run) => run.head.of && run.running(Date.now()))
+      .map((run) => {
+        const eta = run.eta();
+        const last = run.steps.at(-1);
+        return h(
+          "div",
+          { class: "running" },
+          h("b", {}, h("i", { class: `swatch place${place(run)}` }), run.name),
+          h("progress", {
+            max: run.head.of,
+            value: run.head.step,
+            "aria-label": `Progress of ${run.name}`,
+          }),
+          h(
+            "span",
+            {},
+            `step ${run.head.step.toLocaleString("en")} of ${run.head.of.toLocaleString("en")}`,
+          ),
+          last
+            ? h("span", {}, `${Math.round(last.tokens_per_sec).toLocaleString("en")} tok/s`)
+            : null,
+          eta === null ? null : h("span", { class: "eta" }, `${duration(eta)} left in this stage`),
+        );
+      }),
   );
 }
 
 /** What the model said on the way, if the rows hold it. */
 function drawWords(list) {
   const words = list.flatMap((run) => run.words.slice(-3).map((word) => ({ run, ...word })));
-  document.getElementById("words").replaceChildren(
-    ...(words.length ? [h("h2", {}, "Samples")] : []),
-    ...words.map(({ run, step, text }) => h("blockquote", {}, h("p", {}, text), h("footer", { class: "hint" }, `${run.name}, step ${step}`))),
-  );
+  document
+    .getElementById("words")
+    .replaceChildren(
+      ...(words.length ? [h("h2", {}, "Samples")] : []),
+      ...words.map(({ run, step, text }) =>
+        h(
+          "blockquote",
+          {},
+          h("p", {}, text),
+          h("footer", { class: "hint" }, `${run.name}, step ${step}`),
+        ),
+      ),
+    );
 }
 
 /** Every chart's figures at some twenty steps, for readers who do not see the charts. */
@@ -196,19 +292,58 @@ function drawTable(list) {
   const rows = list.flatMap((run) => {
     const steps = run.steps.filter((step) => step.stage === view.stage);
     const every = Math.max(1, Math.ceil(steps.length / 20));
-    return steps.filter((_, i) => i % every === every - 1 || i === steps.length - 1).map((step) => {
-      const val = run.evals.findLast((one) => one.stage === view.stage && one.step <= step.step);
-      const cells = [run.name, step.step, number(step.smooth_loss ?? step.loss, 3), number(val?.val_bpb, 4), number(step.tokens_per_sec, 0), number(step.lr_multiplier, 3), duration(step.train_s ?? 0)];
-      return h("tr", {}, h("th", { scope: "row" }, cells[0]), cells.slice(1).map((cell) => h("td", {}, String(cell))));
-    });
+    return steps
+      .filter((_, i) => i % every === every - 1 || i === steps.length - 1)
+      .map((step) => {
+        const val = run.evals.findLast((one) => one.stage === view.stage && one.step <= step.step);
+        const cells = [
+          run.name,
+          step.step,
+          number(step.smooth_loss ?? step.loss, 3),
+          number(val?.val_bpb, 4),
+          number(step.tokens_per_sec, 0),
+          number(step.lr_multiplier, 3),
+          duration(step.train_s ?? 0),
+        ];
+        return h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, cells[0]),
+          cells.slice(1).map((cell) => h("td", {}, String(cell))),
+        );
+      });
   });
-  const names = ["Run", "Step", "Loss, smoothed", "Validation bpb", "Tokens/s", "Rate multiplier", "Time"];
+  const names = [
+    "Run",
+    "Step",
+    "Loss, smoothed",
+    "Validation bpb",
+    "Tokens/s",
+    "Rate multiplier",
+    "Time",
+  ];
   details.querySelector(".wide").replaceChildren(
-    h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)),
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          names.map((name) => h("th", { scope: "col" }, name)),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
   );
 }
 
-const number = (value, digits) => (Number.isFinite(value) ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : "–");
+const number = (value, digits) =>
+  Number.isFinite(value)
+    ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    : "–";
 
 let failure = null;
 
@@ -225,7 +360,10 @@ async function guarded(work) {
     return result;
   } catch (error) {
     if (error.status === undefined) throw error;
-    if (!failure) document.getElementById("notice").before((failure = errorNotice(error, () => location.reload())));
+    if (!failure)
+      document
+        .getElementById("notice")
+        .before((failure = errorNotice(error, () => location.reload())));
     return false;
   }
 }

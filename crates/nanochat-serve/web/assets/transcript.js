@@ -62,7 +62,9 @@ export class Transcript {
   item(doc, node) {
     const group = samples(doc, node);
     const together = group.length > 1 && doc.head === node.id && !this.closed.has(node.stream);
-    const key = together ? `group ${node.stream}` : `${node.id}${this.editing === node.id ? " edit" : ""}`;
+    const key = together
+      ? `group ${node.stream}`
+      : `${node.id}${this.editing === node.id ? " edit" : ""}`;
     return { doc, node, group: together ? group : null, key };
   }
 
@@ -73,9 +75,20 @@ export class Transcript {
     const who = h("h2", { class: "who" }, label);
     let said;
     if (this.editing === node.id) said = this.editor(node);
-    else if (group) said = h("div", { class: `samples of${group.length}` }, group.map((one, i) => this.card(view, one, i)));
+    else if (group)
+      said = h(
+        "div",
+        { class: `samples of${group.length}` },
+        group.map((one, i) => this.card(view, one, i)),
+      );
     else said = this.body(view, node);
-    view.element = h("article", { class: `turn ${node.role}${group ? " grouped" : ""}`, "aria-label": label }, who, said, view.side);
+    view.element = h(
+      "article",
+      { class: `turn ${node.role}${group ? " grouped" : ""}`, "aria-label": label },
+      who,
+      said,
+      view.side,
+    );
     this.views.set(item.key, view);
     return view;
   }
@@ -114,17 +127,26 @@ export class Transcript {
   refreshCard({ card, foot }, doc, node) {
     card.classList.toggle("current", doc.head === node.id);
     const live = this.actions.answerOf(node)?.live;
-    const copyButton = iconButton("copy", "Copy", (event) => copyFrom(event.currentTarget, textOf(node)), {
-      "data-act": `copy-${node.id}`,
-    });
+    const copyButton = iconButton(
+      "copy",
+      "Copy",
+      (event) => copyFrom(event.currentTarget, textOf(node)),
+      {
+        "data-act": `copy-${node.id}`,
+      },
+    );
     fillIfChanged(foot, [
-      h("button", {
-        type: "button",
-        class: "outlined",
-        disabled: Boolean(live),
-        "data-act": `choose-${node.id}`,
-        onclick: () => this.actions.choose(node),
-      }, "Continue with this"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "outlined",
+          disabled: Boolean(live),
+          "data-act": `choose-${node.id}`,
+          onclick: () => this.actions.choose(node),
+        },
+        "Continue with this",
+      ),
       copyButton,
       FINISH[node.finish] && !live ? h("span", { class: "hint" }, FINISH[node.finish]) : null,
     ]);
@@ -141,10 +163,14 @@ export class Transcript {
       buttons.push(act("again", "Answer again", "again", () => this.actions.regenerate(node)));
     }
     if (!group && !live) {
-      buttons.push(act("copy", "Copy", "copy", (event) => copyFrom(event.currentTarget, textOf(node))));
+      buttons.push(
+        act("copy", "Copy", "copy", (event) => copyFrom(event.currentTarget, textOf(node))),
+      );
     }
     if (!group && !live && samples(doc, node).length > 1) {
-      buttons.push(act("compare", "Show samples side by side", "columns", () => this.actions.compare(node)));
+      buttons.push(
+        act("compare", "Show samples side by side", "columns", () => this.actions.compare(node)),
+      );
     }
     return [
       this.versions(doc, node, live, group),
@@ -220,7 +246,9 @@ export class Transcript {
   focused() {
     const act = document.activeElement?.dataset?.act;
     const turn = act && document.activeElement.closest(".turn");
-    return turn && this.place.contains(turn) ? { act, index: [...this.place.children].indexOf(turn) } : null;
+    return turn && this.place.contains(turn)
+      ? { act, index: [...this.place.children].indexOf(turn) }
+      : null;
   }
 
   restore(focus) {
@@ -255,7 +283,8 @@ function drawParts(body, node, live) {
   });
   while (body.childElementCount > parts.length) body.lastChild.remove();
   if (live && parts.length === 0) body.append(waiting());
-  if (!live && parts.length === 0) body.append(h("p", { class: "hint", "data-type": "empty" }, "The model said nothing."));
+  if (!live && parts.length === 0)
+    body.append(h("p", { class: "hint", "data-type": "empty" }, "The model said nothing."));
   body.classList.toggle("live", live);
 }
 
@@ -264,32 +293,44 @@ function joinTools(parts) {
   const joined = [];
   for (const part of parts) {
     const last = joined.at(-1);
-    if (part.type === "tool_call") joined.push({ type: "tool", text: part.text, call: part.text, output: null });
+    if (part.type === "tool_call")
+      joined.push({ type: "tool", text: part.text, call: part.text, output: null });
     else if (part.type === "tool_output" && last?.type === "tool" && last.output === null) {
       last.output = part.text;
       last.text += ` = ${part.text}`;
-    } else if (part.type === "tool_output") joined.push({ type: "tool", text: part.text, call: "", output: part.text });
+    } else if (part.type === "tool_output")
+      joined.push({ type: "tool", text: part.text, call: "", output: part.text });
     else joined.push(part);
   }
   return joined;
 }
 
-const tool = ({ call, output }) => [
-  h("span", { class: "tool-name" }, "Calculator"),
-  h("code", {}, call),
-  output === null ? null : h("span", { class: "equals" }, "="),
-  output === null ? null : h("code", { class: "result" }, output),
-].filter(Boolean);
+const tool = ({ call, output }) =>
+  [
+    h("span", { class: "tool-name" }, "Calculator"),
+    h("code", {}, call),
+    output === null ? null : h("span", { class: "equals" }, "="),
+    output === null ? null : h("code", { class: "result" }, output),
+  ].filter(Boolean);
 
 const waiting = () =>
-  h("p", { class: "waiting", "data-type": "waiting" }, h("span"), h("span"), h("span"), h("b", { class: "unseen" }, "Waiting for the first word"));
+  h(
+    "p",
+    { class: "waiting", "data-type": "waiting" },
+    h("span"),
+    h("span"),
+    h("span"),
+    h("b", { class: "unseen" }, "Waiting for the first word"),
+  );
 
-/** Figures of an answer: of a finished one as the server gave them, of a live one as counted here. */
+/** Figures of an answer: as the server gave them at its end, until then as counted here. */
 function facts(node, answer, n) {
   const rows = [];
   if (answer?.live) {
     const speed = answer.tokensPerSecond;
-    rows.push(answer.state === "reconnecting" ? "reconnecting…" : speed ? `${figure(speed)} tok/s` : "…");
+    rows.push(
+      answer.state === "reconnecting" ? "reconnecting…" : speed ? `${figure(speed)} tok/s` : "…",
+    );
     if (answer.tokens) rows.push(`${answer.tokens} tokens`);
   } else if (node.usage) {
     const { tokens_per_sec, completion_tokens, first_token_ms, queued_ms, forgot } = node.usage;
@@ -297,13 +338,19 @@ function facts(node, answer, n) {
     if (completion_tokens != null) rows.push(`${completion_tokens * n} tokens`);
     if (first_token_ms != null) rows.push(`first after ${figure(first_token_ms)} ms`);
     if (queued_ms >= 1) rows.push(`queued ${figure(queued_ms)} ms`);
-    if (forgot) rows.push(forgot === 1 ? "oldest turn forgotten" : `${forgot} oldest turns forgotten`);
+    if (forgot)
+      rows.push(forgot === 1 ? "oldest turn forgotten" : `${forgot} oldest turns forgotten`);
   }
   if (n === 1 && !answer?.live && FINISH[node.finish]) rows.push(FINISH[node.finish]);
-  return h("ul", { class: "facts" }, rows.map((row) => h("li", {}, row)));
+  return h(
+    "ul",
+    { class: "facts" },
+    rows.map((row) => h("li", {}, row)),
+  );
 }
 
-const figure = (value) => (value >= 100 ? Math.round(value).toLocaleString("en") : value.toPrecision(2));
+const figure = (value) =>
+  value >= 100 ? Math.round(value).toLocaleString("en") : value.toPrecision(2);
 
 /** Replaces children only if they would read differently: a button that is pressed stays. */
 function fillIfChanged(place, children) {

@@ -12,7 +12,7 @@ export function exportJson(doc) {
 export async function exportAll(history) {
   const docs = [];
   let before = null;
-  for (let more = true; more; ) {
+  for (let more = true; more;) {
     const page = await history.list("", before);
     for (const item of page.conversations) {
       const { rev, ...plain } = await history.load(item.id);
@@ -51,7 +51,8 @@ export async function importFiles(files) {
   for (const file of files) {
     try {
       const value = JSON.parse(await file.text());
-      const list = value?.format === SCHEMA ? value.conversations : Array.isArray(value) ? value : [value];
+      const list =
+        value?.format === SCHEMA ? value.conversations : Array.isArray(value) ? value : [value];
       for (const item of list) docs.push(parseDocument(item));
     } catch (error) {
       toast(`${file.name} was not imported: ${error.message}.`);
@@ -61,5 +62,8 @@ export async function importFiles(files) {
 }
 
 const fileName = (doc) =>
-  (doc.title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60).toLowerCase() ||
-  "conversation";
+  (doc.title || "conversation")
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 60)
+    .toLowerCase() || "conversation";

@@ -1,5 +1,5 @@
-// The document of a conversation: a tree of turns. Editing a question and asking again for an answer
-// add siblings, so nothing that was said is lost; `head` is the turn that the reader stands on.
+// The document of a conversation: a tree of turns. Editing a question and asking again add
+// siblings, so nothing that was said is lost; `head` is the turn that the reader stands on.
 
 export const SCHEMA = "nanochat.conversation";
 
@@ -48,7 +48,8 @@ export function path(doc, head = doc.head) {
   const byId = new Map(doc.nodes.map((node) => [node.id, node]));
   const turns = [];
   // A file from elsewhere may hold a ring of parents: never more turns than nodes.
-  for (let at = byId.get(head); at && turns.length < byId.size; at = byId.get(at.parent)) turns.push(at);
+  for (let at = byId.get(head); at && turns.length < byId.size; at = byId.get(at.parent))
+    turns.push(at);
   return turns.reverse();
 }
 
@@ -58,7 +59,9 @@ export const siblings = (doc, node) =>
 
 /** Answers that were drawn together with `node`, in the order of their samples. */
 export const samples = (doc, node) =>
-  node.stream == null ? [node] : siblings(doc, node).filter((other) => other.stream === node.stream);
+  node.stream == null
+    ? [node]
+    : siblings(doc, node).filter((other) => other.stream === node.stream);
 
 /** The newest last turn below `node`. */
 export function leaf(doc, node) {
@@ -72,11 +75,15 @@ export function leaf(doc, node) {
 
 /** What was said, without tool calls. */
 export const textOf = (node) =>
-  node.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
+  node.parts
+    .filter((part) => part.type === "text")
+    .map((part) => part.text)
+    .join("");
 
 /** The conversation up to `head` as the API takes it: a turn with tool calls goes as its parts. */
 export function messages(doc, head) {
-  const content = (node) => (node.parts.some(({ type }) => type !== "text") ? node.parts : textOf(node));
+  const content = (node) =>
+    node.parts.some(({ type }) => type !== "text") ? node.parts : textOf(node);
   const said = path(doc, head).map((node) => ({ role: node.role, content: content(node) }));
   return doc.system.trim() ? [{ role: "system", content: doc.system }, ...said] : said;
 }
@@ -116,7 +123,7 @@ const length = (node) => node.parts.reduce((sum, part) => sum + part.text.length
 /** A document out of something that was read from a file. Throws with what is wrong with it. */
 export function parseDocument(value) {
   if (!value || typeof value !== "object" || !Array.isArray(value.nodes)) {
-    throw new Error("it has no list of turns (\"nodes\")");
+    throw new Error('it has no list of turns ("nodes")');
   }
   const blank = newDocument({});
   const nodes = value.nodes.map((node, i) => parseNode(node, i));
@@ -143,7 +150,10 @@ function parseNode(node, i) {
   if (node.role !== "user" && node.role !== "assistant") throw new Error(`${where} has no role`);
   if (!Array.isArray(node.parts)) throw new Error(`${where} has no parts`);
   const parts = node.parts.map((part) => {
-    if (!["text", "tool_call", "tool_output"].includes(part?.type) || typeof part.text !== "string") {
+    if (
+      !["text", "tool_call", "tool_output"].includes(part?.type) ||
+      typeof part.text !== "string"
+    ) {
       throw new Error(`${where} has a part that is neither text nor a tool's`);
     }
     return { type: part.type, text: part.text };
@@ -153,7 +163,8 @@ function parseNode(node, i) {
     parent: typeof node.parent === "string" ? node.parent : null,
     role: node.role,
     parts,
-    finish: typeof node.finish === "string" ? node.finish : node.role === "assistant" ? "stop" : null,
+    finish:
+      typeof node.finish === "string" ? node.finish : node.role === "assistant" ? "stop" : null,
     stream: typeof node.stream === "string" ? node.stream : null,
     usage: node.usage && typeof node.usage === "object" ? node.usage : null,
   };

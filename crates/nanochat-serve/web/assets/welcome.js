@@ -19,7 +19,8 @@ export function welcome(info, place, ask) {
     h(
       "p",
       { class: "lead" },
-      `${model.id} has ${millions(model.parameters)} parameters in ${model.n_layer} layers and sees `,
+      `${model.id} has ${millions(model.parameters)} parameters in ${model.n_layer} layers `,
+      "and sees ",
       `${model.context.toLocaleString("en")} tokens at once. It runs on this server`,
       info.device ? ` (${info.device})` : "",
       " and nothing you write goes anywhere else. It is often wrong, and quick about it.",
