@@ -26,6 +26,24 @@ export default [
     },
   },
   {
+    name: "a run that is started again from a checkpoint is read again",
+    scripted: true,
+    async flow(stage) {
+      const mock = await stage.serve();
+      const page = await stage.open({ path: "/train?run=night" });
+      const run = mock.runs.run("night");
+      const kept = run.rows.filter((row) => row.step <= 200);
+      run.rows.splice(0, run.rows.length, ...kept);
+      await page.waitForFunction(() =>
+        /^step 2\d\d$/.test(document.querySelector(".chart .readout .where").textContent),
+      );
+      run.add(30);
+      await page.waitForFunction(() =>
+        /^step 2[3-9]\d$/.test(document.querySelector(".chart .readout .where").textContent),
+      );
+    },
+  },
+  {
     name: "runs are compared on the same charts",
     scripted: true,
     async flow(stage) {

@@ -316,15 +316,17 @@ function runs(mock, response, parts, query) {
   if (!run) return send(response, 404, problem(`no run ${parts[1]}`, "not_found"));
   if (parts[2] !== "metrics")
     return send(response, 200, { run: run.settings, summary: run.summary });
-  const bytes = Buffer.from(run.text());
-  const after = Math.min(Number(query.get("after") ?? 0), bytes.length);
-  const rows = bytes
-    .subarray(after)
-    .toString()
+  // In pieces of whole lines, as the server reads them.
+  const after = Number(query.get("after") ?? 0);
+  const piece = Buffer.from(run.text())
+    .subarray(after, after + 100_000)
+    .toString();
+  const whole = piece.slice(0, piece.lastIndexOf("\n") + 1);
+  const rows = whole
     .split("\n")
     .filter(Boolean)
     .map((line) => JSON.parse(line));
-  return send(response, 200, { rows, next: bytes.length });
+  return send(response, 200, { rows, next: after + Buffer.byteLength(whole) });
 }
 
 const problem = (message, type = "server_error") => ({

@@ -87,8 +87,8 @@ export class Composer {
     meter.setAttribute("aria-valuenow", Math.min(used, context));
     meter.style.setProperty("--share", share);
     this.meter.classList.toggle("full", share > 0.85);
-    this.meter.querySelector("span").textContent =
-      `${used.toLocaleString("en")} of ${context.toLocaleString("en")} tokens`;
+    const words = `${used.toLocaleString("en")} of ${context.toLocaleString("en")} tokens`;
+    this.meter.querySelector("span").textContent = share > 0.85 ? `${words}, almost full` : words;
     this.meter.title =
       share > 0.85
         ? "The context is almost full: the model will lose sight of the oldest turns."

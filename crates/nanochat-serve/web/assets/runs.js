@@ -16,18 +16,24 @@ export class Run {
     return this.head.name;
   }
 
-  /** Reads what was written since; true if there was something. */
+  /** What the list says of it now. A run that went back to a checkpoint is read from its start. */
+  meet(head) {
+    const back = head.stage === this.head.stage && head.step < this.head.step;
+    if (back) Object.assign(this, { next: 0, steps: [], evals: [], words: [] });
+    this.head = head;
+  }
+
+  /** Reads what was written since, in as many pieces as it takes; true if there was something. */
   async read() {
-    const path = `/api/runs/${encodeURIComponent(this.name)}/metrics?after=${this.next}`;
-    const { rows, next } = await getJson(path);
-    // A file that shrank was written anew: everything again.
-    if (next < this.next) {
-      Object.assign(this, { next: 0, steps: [], evals: [], words: [] });
-      return this.read();
+    let grown = false;
+    for (;;) {
+      const path = `/api/runs/${encodeURIComponent(this.name)}/metrics?after=${this.next}`;
+      const { rows, next } = await getJson(path);
+      if (next === this.next) return grown;
+      this.next = next;
+      for (const row of rows) this.take(row);
+      grown = true;
     }
-    this.next = next;
-    for (const row of rows) this.take(row);
-    return rows.length > 0;
   }
 
   take(row) {

@@ -101,15 +101,22 @@ export class Follow {
     return document.scrollingElement;
   }
 
+  /** Where the page stands when the newest text is in sight. */
+  get end() {
+    const bottom = this.page.scrollHeight - this.page.clientHeight;
+    // Samples side by side are read from their top: it stays in sight while they grow.
+    const group = document.querySelector("#transcript > .grouped:last-child");
+    return group ? Math.min(bottom, group.offsetTop - 64) : bottom;
+  }
+
   look() {
-    const { scrollHeight, scrollTop, clientHeight } = this.page;
-    this.following = scrollHeight - scrollTop - clientHeight < 60;
+    this.following = this.end - this.page.scrollTop < 60;
     this.button.hidden = this.following;
   }
 
   keep() {
-    if (this.following) this.page.scrollTop = this.page.scrollHeight;
-    else this.look();
+    if (!this.following) this.look();
+    else if (this.page.scrollTop < this.end) this.page.scrollTop = this.end;
   }
 
   toEnd() {

@@ -51,7 +51,8 @@ const STORED = "nanochat.train";
 
 const view = { x: "step", log: false, smooth: 0.9, stage: "base", ...stored() };
 const runs = new Map();
-const chosen = new Set();
+/** Runs that are shown, each with the number of its colour, which it keeps while it is shown. */
+const chosen = new Map();
 let charts = [];
 
 function stored() {
@@ -62,7 +63,14 @@ function stored() {
   }
 }
 
-const place = (run) => [...runs.values()].indexOf(run) % PLACES;
+/** The first colour that no other shown run has. */
+function add(name) {
+  const used = [...chosen.values()];
+  const free = Array.from({ length: PLACES }, (_, i) => i).find((i) => !used.includes(i));
+  if (!chosen.has(name)) chosen.set(name, free ?? used.length % PLACES);
+}
+
+const place = (run) => chosen.get(run.name);
 const shown = () => [...runs.values()].filter((run) => chosen.has(run.name));
 
 /** Reads the list of runs, then what each chosen one has written since. */
@@ -71,10 +79,10 @@ async function refresh() {
   const fresh = heads.filter((head) => !runs.has(head.name));
   for (const head of heads) {
     const known = runs.get(head.name);
-    if (known) known.head = head;
+    if (known) known.meet(head);
     else runs.set(head.name, new Run(head));
   }
-  if (!chosen.size) for (const head of wanted(heads)) chosen.add(head.name);
+  if (!chosen.size) for (const head of wanted(heads)) add(head.name);
   let grown = fresh.length > 0;
   for (const run of shown()) {
     if (run.next === 0 || !run.done() || run.running(Date.now()))
@@ -108,7 +116,7 @@ function drawRuns() {
           "data-run": run.name,
           onchange: (event) => choose(run, event.target.checked),
         }),
-        h("i", { class: `swatch place${place(run)}` }),
+        h("i", { class: chosen.has(run.name) ? `swatch place${place(run)}` : "swatch" }),
         h("span", {}, h("b", {}, run.name), h("span", { class: "hint" }, state(run))),
       ),
     ),
@@ -125,7 +133,7 @@ function state(run) {
 }
 
 async function choose(run, on) {
-  if (on) chosen.add(run.name);
+  if (on) add(run.name);
   else chosen.delete(run.name);
   const query = new URLSearchParams(shown().map((one) => ["run", one.name]));
   history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
@@ -238,32 +246,23 @@ function drawNotice(list) {
 }
 
 function drawProgress(list) {
-  document.getElementById("progress").replaceChildren(
-    ...list
-      .filter((run) => run.head.of && run.running(Date.now()))
-      .map((run) => {
-        const eta = run.eta();
-        const last = run.steps.at(-1);
-        return h(
-          "div",
-          { class: "running" },
-          h("b", {}, h("i", { class: `swatch place${place(run)}` }), run.name),
-          h("progress", {
-            max: run.head.of,
-            value: run.head.step,
-            "aria-label": `Progress of ${run.name}`,
-          }),
-          h(
-            "span",
-            {},
-            `step ${run.head.step.toLocaleString("en")} of ${run.head.of.toLocaleString("en")}`,
-          ),
-          last
-            ? h("span", {}, `${Math.round(last.tokens_per_sec).toLocaleString("en")} tok/s`)
-            : null,
-          eta === null ? null : h("span", { class: "eta" }, `${duration(eta)} left in this stage`),
-        );
-      }),
+  const running = list.filter((run) => run.head.step && run.running(Date.now()));
+  document.getElementById("progress").replaceChildren(...running.map(progress));
+}
+
+function progress(run) {
+  const { step, of } = run.head;
+  const eta = run.eta();
+  const last = run.steps.at(-1);
+  const done = of ? ` of ${of.toLocaleString("en")}` : ` of ${run.head.stage}`;
+  return h(
+    "div",
+    { class: "running" },
+    h("b", {}, h("i", { class: `swatch place${place(run)}` }), run.name),
+    of && h("progress", { max: of, value: step, "aria-label": `Progress of ${run.name}` }),
+    h("span", {}, `step ${step.toLocaleString("en")}${done}`),
+    last && h("span", {}, `${Math.round(last.tokens_per_sec).toLocaleString("en")} tok/s`),
+    eta !== null && h("span", { class: "eta" }, `${duration(eta)} left in this stage`),
   );
 }
 

@@ -7,7 +7,7 @@ const EXAMPLES = [
   ["Sums, with the calculator", "What is 12 + 30?"],
   ["Stories", "Tell me a story about a fox."],
   ["Facts", "What is the capital of France?"],
-  ["Letters", "How many letters r are in strawberry?"],
+  ["Itself", "What can you do?"],
 ];
 
 export function welcome(info, place, ask) {
