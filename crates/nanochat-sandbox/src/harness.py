@@ -45,9 +45,10 @@ def steps(scope):
         if len(pieces) == len(events):
             write(4, b"".join(map(pieces.get, events)))
         else:
+            used = ", ".join(event for event in events if event not in pieces)
             sys.stderr.write(
-                "sandbox: this program looked into the interpreter (ctypes, gc, tracing or the "
-                "like): that it ran to its end proves nothing, so it does not pass\n"
+                "sandbox: the program used " + used.replace("sandbox.native", "native code") +
+                ", so that it ran to its end proves nothing\n"
             )
 
     sys.settrace = settrace

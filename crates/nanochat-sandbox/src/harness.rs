@@ -9,7 +9,6 @@ pub const SCRIPT: &str = include_str!("harness.py");
 
 /// Audit events that destroy a piece of the token: ways to look at what is not one's own.
 pub const EVENTS: &[&str] = &[
-    "code.__new__",
     "ctypes.PyObj_FromPtr",
     "ctypes.addressof",
     "ctypes.call_function",

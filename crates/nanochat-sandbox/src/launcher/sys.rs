@@ -89,6 +89,16 @@ pub fn c_string(text: impl AsRef<OsStr>) -> Step<CString> {
     CString::new(text.as_ref().as_bytes()).map_err(|_| Missing::new("launcher", "NUL in a path"))
 }
 
+/// Sets of strings in the same order in each run; text is UTF-8; no module of the current folder is
+/// taken for one of the library; threads share one arena, whose address space would count else.
+const ENVIRONMENT: [&str; 5] = [
+    "HOME=/tmp",
+    "PYTHONHASHSEED=0",
+    "PYTHONUTF8=1",
+    "PYTHONSAFEPATH=1",
+    "MALLOC_ARENA_MAX=1",
+];
+
 /// What is executed at the end: the interpreter and its arguments.
 pub struct Exec {
     path: CString,
@@ -102,9 +112,7 @@ impl Exec {
         let fixed = ["-s", "-S", "-B", "-c", harness::SCRIPT];
         let words = fixed.iter().chain(harness::EVENTS).map(c_string);
         let arguments = std::iter::once(Ok(path.clone())).chain(words).collect::<Step<_>>()?;
-        // Sets of strings in the same order in each run; text is UTF-8; no module of the current
-        // folder is taken for one of the library.
-        let mut environment = ["HOME=/tmp", "PYTHONHASHSEED=0", "PYTHONUTF8=1", "PYTHONSAFEPATH=1"]
+        let mut environment = ENVIRONMENT
             .iter()
             .map(c_string)
             .collect::<Step<Vec<_>>>()?;
