@@ -68,7 +68,7 @@ fn allowed(python: &Exec) -> Step<Rules> {
     };
     // Threads, not processes.
     let thread = libc::CLONE_THREAD as u64;
-    rules.insert(libc::SYS_clone, vec![one(masked(0, thread)?)?]);
+    rules.insert(libc::SYS_clone, vec![one(masked(0, thread, thread)?)?]);
     // Decided by the first filter.
     rules.insert(libc::SYS_clone3, vec![]);
     // Once: the address is that of the path in the launcher, which is gone after it.
@@ -76,6 +76,10 @@ fn allowed(python: &Exec) -> Step<Rules> {
     // Signals to itself.
     rules.insert(libc::SYS_kill, any(0, &[us])?);
     rules.insert(libc::SYS_tgkill, any(0, &[us])?);
+    // New files and folders without setuid and setgid. Where nothing is made, C libraries pass 0.
+    for (number, mode) in WITH_MODE {
+        rules.insert(*number, vec![one(masked(*mode, 0o6000, 0)?)?]);
+    }
     // Reading limits, not setting them.
     rules.insert(libc::SYS_prlimit64, vec![one(pointer(2, 0)?)?]);
     // Is it a terminal; how much is there to read; close on exec. Nothing else of devices.
@@ -111,11 +115,21 @@ fn pointer(argument: u8, value: u64) -> Step<SeccompCondition> {
     SeccompCondition::new(argument, length, op, value).map_err(missing)
 }
 
-/// Argument number `argument` has all bits of `mask`.
-fn masked(argument: u8, mask: u64) -> Step<SeccompCondition> {
+/// Argument number `argument` has, of the bits of `mask`, exactly those of `value`.
+fn masked(argument: u8, mask: u64, value: u64) -> Step<SeccompCondition> {
     let (length, op) = (SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask));
-    SeccompCondition::new(argument, length, op, mask).map_err(missing)
+    SeccompCondition::new(argument, length, op, value).map_err(missing)
 }
+
+/// Calls that make files, and which argument is the mode.
+const WITH_MODE: &[(i64, u8)] = &[
+    (libc::SYS_openat, 3),
+    (libc::SYS_mkdirat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mkdir, 1),
+];
 
 /// Calls that only compute, or only reach what the file rules and the process's own files permit.
 #[rustfmt::skip]
@@ -127,8 +141,8 @@ const PLAIN: &[i64] = &[
     libc::SYS_ftruncate, libc::SYS_fadvise64, libc::SYS_flock, libc::SYS_getdents64,
     libc::SYS_fstatfs, libc::SYS_copy_file_range, libc::SYS_sendfile,
     // Files by name.
-    libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_faccessat,
-    libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_mkdirat, libc::SYS_unlinkat,
+    libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_faccessat,
+    libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_unlinkat,
     libc::SYS_renameat2, libc::SYS_truncate, libc::SYS_statfs, libc::SYS_getcwd, libc::SYS_chdir,
     libc::SYS_fchdir, libc::SYS_umask, libc::SYS_utimensat,
     // Waiting.
@@ -152,12 +166,10 @@ const PLAIN: &[i64] = &[
     libc::SYS_times, libc::SYS_getrusage, libc::SYS_gettimeofday, libc::SYS_clock_gettime,
     libc::SYS_clock_getres, libc::SYS_getrandom,
     // The older names of x86-64.
-    #[cfg(target_arch = "x86_64")] libc::SYS_open,
     #[cfg(target_arch = "x86_64")] libc::SYS_stat,
     #[cfg(target_arch = "x86_64")] libc::SYS_lstat,
     #[cfg(target_arch = "x86_64")] libc::SYS_access,
     #[cfg(target_arch = "x86_64")] libc::SYS_readlink,
-    #[cfg(target_arch = "x86_64")] libc::SYS_mkdir,
     #[cfg(target_arch = "x86_64")] libc::SYS_rmdir,
     #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
     #[cfg(target_arch = "x86_64")] libc::SYS_rename,
