@@ -137,8 +137,8 @@ except OSError:
 #: F14 map_what_it_wrote_as_code
 import mmap
 open("code", "wb").write(b"\xc3" * 4096)
-fd = open("code", "r+b").fileno()
-mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+f = open("code", "r+b")
+mmap.mmap(f.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
 print("ESCAPED")
 #: F15 extended_attributes
 import os

@@ -136,11 +136,11 @@ for thing in gc.get_objects():
 os._exit(0)
 #: H05 through_the_frames_of_all_threads
 import os, sys
-for frame in sys._current_frames().values():
+for frame in list(sys._current_frames().values()):
     while frame:
         for value in list(frame.f_locals.values()):
             if isinstance(value, dict):
-                for piece in value.values():
+                for piece in list(value.values()):
                     if isinstance(piece, bytes):
                         os.write(4, piece)
         frame = frame.f_back
@@ -163,8 +163,8 @@ os._exit(0)
 #: H05 jump_over_the_tests
 import sys
 def tracer(frame, event, argument):
-    if event == "line" and frame.f_lineno == 13:
-        frame.f_lineno = 14
+    if event == "line" and frame.f_lineno == 12:
+        frame.f_lineno = 13
     return tracer
 def start():
     frame = sys._getframe(1)
@@ -251,7 +251,7 @@ from _ctypes import _SimpleCData, POINTER
 class Byte(_SimpleCData):
     _type_ = "B"
 base = POINTER(Byte)(Byte(1))
-found = bytes(base[i].value for i in range(4096))
+found = bytes(getattr(base[i], "value", base[i]) for i in range(4096))
 for at in range(0, 4096 - 16, 8):
     os.write(4, found[at:at + 16])
 os._exit(0)
