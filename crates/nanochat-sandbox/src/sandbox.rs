@@ -58,7 +58,7 @@ impl Sandbox {
         let outcome = crate::supervise::run(&self.launcher, &self.python, &self.limits, program);
         #[cfg(not(target_os = "linux"))]
         let outcome: std::io::Result<Outcome> = {
-            let _ = (program, crate::harness::SCRIPT);
+            let _ = (program, crate::harness::token);
             Err(std::io::ErrorKind::Unsupported.into())
         };
         outcome.unwrap_or_else(|e| Outcome::unavailable(Unavailable::new("launcher", e)))

@@ -13,7 +13,9 @@ pub struct Spec {
     pub python: Interpreter,
     /// Bounds.
     pub limits: Limits,
-    /// CPU seconds.
+    /// Whether program and tests are two processes.
+    pub judged: bool,
+    /// CPU seconds of each process.
     pub cpu_seconds: u64,
 }
 
@@ -28,6 +30,8 @@ pub mod fd {
     pub const RESULT: i32 = 4;
     /// Where the launcher reports: a missing layer, or how the interpreter ended.
     pub const STATUS: i32 = 5;
+    /// The program's source, where a judge reads [`PROGRAM`]; else the same as that.
+    pub const SOURCE: i32 = 6;
 }
 
 /// What a launcher reports, one line of text.

@@ -28,7 +28,10 @@ pub fn run(
 ) -> io::Result<Outcome> {
     let start = Instant::now();
     let token = harness::token()?;
-    let source = spawn::file_of(&harness::message(&token, &program.source))?;
+    let judged = program.tests.as_deref();
+    let message = harness::message(&token, judged.unwrap_or(&program.source));
+    let message = spawn::file_of(&message)?;
+    let source = spawn::file_of(judged.map_or(b"", |_| program.source.as_bytes()))?;
     let nothing: OwnedFd = File::open("/dev/null")?.into();
     let mut streams = Vec::new();
     let mut ends = Vec::new();
@@ -38,11 +41,11 @@ pub fn run(
         ends.push(write);
     }
     let cpu_seconds = program.timeout.as_secs() + 1 + u64::from(program.timeout.subsec_nanos() > 0);
-    let spec = Spec { python: python.clone(), limits: limits.clone(), cpu_seconds };
+    let spec = Spec { python: python.clone(), limits: limits.clone(), judged: judged.is_some(), cpu_seconds };
     let spec = serde_json::to_string(&spec)?;
-    let files = [&nothing, &ends[0], &ends[1], &source, &ends[2], &ends[3]];
+    let files = [&nothing, &ends[0], &ends[1], &message, &ends[2], &ends[3], &source];
     let mut child = spawn::spawn(launcher, &[ARGUMENT, &spec], &files)?;
-    drop((ends, source, nothing));
+    drop((ends, message, source, nothing));
     let stop = watch(&mut streams, &child, start + program.timeout)?;
     child.wait();
     let [stdout, stderr, result, status] =

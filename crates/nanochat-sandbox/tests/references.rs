@@ -24,18 +24,27 @@ fn rows(file: &str) -> Option<Vec<Value>> {
     Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// Runs all of them, two at a time, and names those that do not pass.
-fn all_pass(sandbox: &Sandbox, programs: Vec<(String, String)>) {
+/// A name, a solution, its tests.
+type Reference = (String, String, String);
+
+/// Runs all of them, two at a time, with the tests below the program and with the tests as its judge;
+/// names those that do not pass.
+fn all_pass(sandbox: &Sandbox, programs: Vec<Reference>) {
     let count = programs.len();
     let (left, failed) = (Mutex::new(programs.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
-                    let Some((name, source)) = left.lock().unwrap().next() else { return };
-                    let outcome = sandbox.run(&Program::new(source).timeout(common::PATIENT));
-                    if !outcome.passed() {
-                        failed.lock().unwrap().push(format!("{name}: {}", outcome.verdict));
+                    let Some((name, source, tests)) = left.lock().unwrap().next() else { return };
+                    let whole = Program::new(format!("{source}\n{tests}\n"));
+                    let judged = Program::new(source).judged_by(tests);
+                    for (kind, program) in [("whole", whole), ("judged", judged)] {
+                        let outcome = sandbox.run(&program.timeout(common::PATIENT));
+                        if !outcome.passed() {
+                            let why = format!("{name}, {kind}: {}", outcome.verdict);
+                            failed.lock().unwrap().push(why);
+                        }
                     }
                 }
             });
@@ -43,7 +52,7 @@ fn all_pass(sandbox: &Sandbox, programs: Vec<(String, String)>) {
     });
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{} of {count}: {failed:#?}", failed.len());
-    println!("{count} references passed");
+    println!("{count} references passed, both ways");
 }
 
 #[test]
@@ -54,7 +63,7 @@ fn humaneval_references_pass() {
     let programs = rows.iter().map(|row| {
         let (prompt, body) = (text(row, "prompt"), text(row, "canonical_solution"));
         let (tests, entry) = (text(row, "test"), text(row, "entry_point"));
-        (text(row, "task_id"), format!("{prompt}{body}\n{tests}\ncheck({entry})\n"))
+        (text(row, "task_id"), format!("{prompt}{body}"), format!("{tests}\ncheck({entry})\n"))
     });
     all_pass(&sandbox, programs.collect());
 }
@@ -67,8 +76,8 @@ fn mbpp_references_pass() {
         let tests = row["test_list"].as_array().unwrap().iter().map(|t| t.as_str().unwrap());
         let setup = row["test_setup_code"].as_str().unwrap_or("");
         let code = row["code"].as_str().unwrap();
-        let source = format!("{code}\n{setup}\n{}\n", tests.collect::<Vec<_>>().join("\n"));
-        (format!("MBPP/{}", row["task_id"]), source)
+        let tests = format!("{setup}\n{}\n", tests.collect::<Vec<_>>().join("\n"));
+        (format!("MBPP/{}", row["task_id"]), code.to_owned(), tests)
     });
     all_pass(&sandbox, programs.collect());
 }

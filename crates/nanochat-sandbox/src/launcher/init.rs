@@ -1,7 +1,10 @@
-//! The launcher waits for pid 1, pid 1 waits for Python.
+//! The launcher waits for pid 1, pid 1 waits for Python: for the judge, where there is one.
+
+use std::convert::Infallible;
 
 use super::{Missing, PYTHONS, Step, capabilities, last_error, report, sys};
-use crate::spec::Status;
+use crate::harness::Role;
+use crate::spec::{Status, fd};
 
 /// Blocks the two signals that [`run`] waits for: a child's end, and the parent's "enough" (SIGTERM).
 pub fn watch_signals() -> Step<()> {
@@ -30,17 +33,12 @@ fn fork() -> Step<i32> {
     if pid >= 0 { Ok(pid) } else { Err(last_error("namespaces", "fork")) }
 }
 
-/// Forks pid 1, which forks the process that runs `child`, and waits for them. On SIGTERM all end.
-pub fn run(child: impl FnOnce() -> Step<std::convert::Infallible>) -> Step<()> {
-    let launcher = std::process::id();
+/// Forks pid 1, which forks one process or two that run `child`, and waits for them. On SIGTERM all
+/// end.
+pub fn run(judged: bool, child: impl Fn(Role) -> Step<Infallible>) -> Step<()> {
     let init = fork()?;
     if init == 0 {
-        let Missing { layer, why } = match first(launcher, child) {
-            Ok(()) => std::process::exit(0),
-            Err(missing) => missing,
-        };
-        report(&Status::Missing(layer.into(), why));
-        std::process::exit(1);
+        exit_with(first(judged, child));
     }
     PYTHONS.into_iter().for_each(sys::close);
     loop {
@@ -60,26 +58,45 @@ pub fn run(child: impl FnOnce() -> Step<std::convert::Infallible>) -> Step<()> {
     }
 }
 
-/// Pid 1 of the namespace.
-fn first(launcher: u32, child: impl FnOnce() -> Step<std::convert::Infallible>) -> Step<()> {
-    // The parent is outside of the namespace and has no number here.
-    let _ = launcher;
-    sys::die_with_parent(0)?;
-    let python = fork()?;
-    if python == 0 {
-        with_signals(|set| {
-            // SAFETY: `set` is initialised; the old mask is not asked for.
-            unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set, std::ptr::null_mut()) }
-        });
-        let Err(Missing { layer, why }) = child();
+/// Ends a forked process, and reports a layer that it missed.
+fn exit_with(ended: Step<()>) -> ! {
+    if let Err(Missing { layer, why }) = ended {
         report(&Status::Missing(layer.into(), why));
         std::process::exit(1);
     }
+    std::process::exit(0);
+}
+
+/// Pid 1 of the namespace. Its parent is outside of the namespace and has the number 0 here.
+fn first(judged: bool, child: impl Fn(Role) -> Step<Infallible>) -> Step<()> {
+    sys::die_with_parent(0)?;
+    let last = if judged {
+        // Requests of the judge, answers of the candidate.
+        let (requests, answers) = (sys::pipe()?, sys::pipe()?);
+        start(|| {
+            let files = [(fd::SOURCE, 3), (requests.0, 4), (answers.1, 6)];
+            files.into_iter().try_for_each(|(from, to)| sys::copy_to(from, to))?;
+            sys::close_from(7)?;
+            child(Role::Candidate)
+        })?;
+        start(|| {
+            sys::copy_to(requests.1, 6)?;
+            sys::copy_to(answers.0, 7)?;
+            sys::close_from(8)?;
+            child(Role::Judge)
+        })?
+    } else {
+        start(|| {
+            sys::close(fd::SOURCE);
+            child(Role::Whole)
+        })?
+    };
     PYTHONS.into_iter().for_each(sys::close);
+    sys::close_from(fd::SOURCE)?;
     capabilities::empty()?;
     loop {
         match reap(0) {
-            Some((pid, status)) if pid == python => {
+            Some((pid, status)) if pid == last => {
                 report(&status);
                 return Ok(());
             }
@@ -87,6 +104,19 @@ fn first(launcher: u32, child: impl FnOnce() -> Step<std::convert::Infallible>) 
             None => return Err(last_error("launcher", "waitpid")),
         }
     }
+}
+
+/// Forks a process that runs `act`, which returns only to say what is missing.
+fn start(act: impl FnOnce() -> Step<Infallible>) -> Step<i32> {
+    let pid = fork()?;
+    if pid == 0 {
+        with_signals(|set| {
+            // SAFETY: `set` is initialised; the old mask is not asked for.
+            unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set, std::ptr::null_mut()) }
+        });
+        exit_with(act().map(|never| match never {}));
+    }
+    Ok(pid)
 }
 
 /// One child that has ended, and how; None where there is none.

@@ -1,6 +1,6 @@
 //! The process that locks itself in, layer by layer, and becomes Python.
 //!
-//! It starts with an empty environment and six files ([`crate::spec::fd`]), and is single-threaded.
+//! It starts with an empty environment and seven files ([`crate::spec::fd`]), and is single-threaded.
 //! In order:
 //!
 //! 1. the launcher: other files closed; as root, a mount namespace and the new root directory are
@@ -10,7 +10,7 @@
 //!    is made here;
 //! 3. `init`: pid 1 of the new pid namespace. It reaps, reports how Python ended and ends: with it
 //!    dies whatever else is left;
-//! 4. the child: `rlimits`, `capabilities`, `landlock`, `filter` (seccomp), then `exec`.
+//! 4. its child: `rlimits`, `capabilities`, `landlock`, `filter` (seccomp), then `exec`.
 //!
 //! A step that fails ends everything and names its layer: there is no weaker sandbox.
 
@@ -25,6 +25,7 @@ mod sys;
 
 use std::os::fd::RawFd;
 
+use crate::harness::Role;
 use crate::spec::{ARGUMENT, Spec, Status, fd};
 
 /// A layer that could not be built.
@@ -73,8 +74,8 @@ fn report(status: &Status) {
 }
 
 fn serve(spec: &Spec) -> Step<()> {
-    sys::close_from(fd::STATUS + 1)?;
-    for number in 0..=fd::STATUS {
+    sys::close_from(fd::SOURCE + 1)?;
+    for number in 0..=fd::SOURCE {
         sys::check_open(number)?;
     }
     sys::close_on_exec(fd::STATUS)?;
@@ -93,18 +94,18 @@ fn serve(spec: &Spec) -> Step<()> {
     }
     sys::die_with_parent(parent)?;
     sys::hide_memory()?;
-    init::run(|| become_python(spec))
+    init::run(spec.judged, |role| become_python(spec, role))
 }
 
 /// In the child of pid 1: the last layers, then Python. Returns only if a step fails.
-fn become_python(spec: &Spec) -> Step<std::convert::Infallible> {
+fn become_python(spec: &Spec, role: Role) -> Step<std::convert::Infallible> {
     rlimits::set(spec)?;
     capabilities::drop_all()?;
     landlock::restrict(spec)?;
-    let python = sys::Exec::new(spec)?;
+    let python = sys::Exec::new(spec, role)?;
     filter::install(&python)?;
     python.run()
 }
 
 /// Files that only the launcher needs, closed in pid 1: a pipe ends when its last writer is gone.
-const PYTHONS: [RawFd; 5] = [0, 1, 2, fd::PROGRAM, fd::RESULT];
+const PYTHONS: [RawFd; 6] = [0, 1, 2, fd::PROGRAM, fd::RESULT, fd::SOURCE];

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Missing, Step, last_error};
-use crate::harness;
+use crate::harness::Role;
 use crate::spec::Spec;
 
 /// Writes all of `bytes`; what fails to be written is lost (the reader is gone).
@@ -46,6 +46,21 @@ pub fn close_on_exec(number: RawFd) -> Step<()> {
     // SAFETY: takes integers.
     let rc = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     if rc == 0 { Ok(()) } else { Err(last_error("launcher", "fcntl")) }
+}
+
+/// A pipe: (read, write).
+pub fn pipe() -> Step<(RawFd, RawFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two integers, as the call asks.
+    let rc = unsafe { libc::pipe(ends.as_mut_ptr()) };
+    if rc == 0 { Ok((ends[0], ends[1])) } else { Err(last_error("launcher", "pipe")) }
+}
+
+/// Makes `target` another number of the file `source`.
+pub fn copy_to(source: RawFd, target: RawFd) -> Step<()> {
+    // SAFETY: takes integers; no object owns either number.
+    let rc = unsafe { libc::dup2(source, target) };
+    if rc >= 0 { Ok(()) } else { Err(last_error("launcher", "dup2")) }
 }
 
 /// Process id of the parent.
@@ -107,10 +122,10 @@ pub struct Exec {
 }
 
 impl Exec {
-    pub fn new(spec: &Spec) -> Step<Exec> {
+    pub fn new(spec: &Spec, role: Role) -> Step<Exec> {
         let path = c_string(&spec.python.exe)?;
-        let fixed = ["-s", "-S", "-B", "-c", harness::SCRIPT];
-        let words = fixed.iter().chain(harness::EVENTS).map(c_string);
+        let fixed = ["-s", "-S", "-B", "-c"].map(str::to_owned);
+        let words = fixed.into_iter().chain([role.script()]).chain(role.arguments()).map(c_string);
         let arguments = std::iter::once(Ok(path.clone())).chain(words).collect::<Step<_>>()?;
         let mut environment = ENVIRONMENT
             .iter()
