@@ -230,6 +230,9 @@ pub enum Command {
     Report(cmd::report::ReportCommand),
     /// Turn a Hugging Face folder or upstream's safetensors into a checkpoint.
     Import(cmd::import::ImportArgs),
+    /// Run Python that a model wrote, where it can do no harm.
+    #[command(subcommand)]
+    Sandbox(cmd::sandbox::SandboxCommand),
     /// Say what this machine offers: CPU, memory, GPUs and their libraries.
     Doctor,
     /// Look at checkpoints: list, verify, prune.

@@ -24,6 +24,8 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything else: a process of the sandbox is this program, started again.
+    nanochat_sandbox::serve_if_launcher();
     quiet_broken_pipes();
     match cmd::run(cli::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,6 +48,11 @@ pub fn run(global: &Global) -> Result<()> {
             gpu.multiprocessors
         );
     }
+    let sandbox = nanochat_sandbox::probe();
+    match &sandbox {
+        Ok(report) => println!("sandbox  {report}"),
+        Err(e) => println!("sandbox  missing, so no generated code is run: {e}"),
+    }
     let backend = global.backend()?.name();
     println!("runs on  {backend}");
     let libraries: Vec<_> =
@@ -62,6 +67,10 @@ pub fn run(global: &Global) -> Result<()> {
             json!({
                 "cpu": cpu, "simd": simd, "memory_bytes": memory, "libraries": libraries,
                 "gpus": gpus, "backend": backend,
+                "sandbox": match &sandbox {
+                    Ok(r) => json!({"available": true, "python": r.python, "landlock": r.landlock}),
+                    Err(e) => json!({"available": false, "layer": e.layer, "why": e.why, "hint": e.hint}),
+                },
             })
         );
     }

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod import;
 pub mod report;
+pub mod sandbox;
 pub mod speedrun;
 pub mod tokenizer;
 pub mod train;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args, &global),
         Command::Report(command) => report::run(&command, &global),
         Command::Import(args) => import::run(&args, &global),
+        Command::Sandbox(command) => sandbox::run(&command, &global),
         Command::Doctor => doctor::run(&global),
         Command::Checkpoint(command) => checkpoint::run(&command, &global),
     }
