@@ -2,9 +2,8 @@
 //!
 //! nanochat shuffles its question sets with it (Hugging Face's `Dataset.shuffle` does the same), so
 //! the first 100 questions are the same 100 only with equal bits. PCG64 (XSL-RR 128/64) seeded by
-//! SeedSequence, bounded by Lemire's method on 32-bit halves.
-//! Source: numpy `random/bit_generator.pyx`, `src/pcg64`, `src/distributions` (1.17 to 2.4 agree);
-//! O'Neill, "PCG", 2014; Lemire, arXiv:1805.10941.
+//! SeedSequence; a shuffle draws 32-bit halves, low half first, and rejects what is too large.
+//! Source: numpy `random/bit_generator.pyx`, `src/pcg64`, `_generator.pyx` (2.4.6); O'Neill, "PCG", 2014.
 
 /// numpy's default generator.
 struct Pcg64 {
@@ -43,20 +42,15 @@ impl Pcg64 {
         word as u32
     }
 
-    /// Uniform in `0..=last`, for `last < 2^32 - 1`.
+    /// Uniform in `0..=last`: words cut to as many bits as `last` has, until one is not above it.
     fn up_to(&mut self, last: u32) -> u32 {
-        if last == 0 {
-            return 0;
-        }
-        let n = last + 1;
-        let mut product = u64::from(self.next_u32()) * u64::from(n);
-        if (product as u32) < n {
-            let threshold = (u32::MAX - last) % n;
-            while (product as u32) < threshold {
-                product = u64::from(self.next_u32()) * u64::from(n);
+        let mask = u32::MAX.checked_shr(last.leading_zeros()).unwrap_or(0);
+        loop {
+            let drawn = self.next_u32() & mask;
+            if drawn <= last {
+                return drawn;
             }
         }
-        (product >> 32) as u32
     }
 }
 
