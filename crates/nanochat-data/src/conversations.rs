@@ -266,7 +266,7 @@ fn questions_on_sections(object: &Map<String, Value>) -> Result<Vec<Conversation
 }
 
 /// A parquet row as JSON; values of types no conversation has become null.
-fn value_of_row(row: &Row) -> Value {
+pub(crate) fn value_of_row(row: &Row) -> Value {
     Value::Object(
         row.get_column_iter().map(|(name, field)| (name.clone(), value_of(field))).collect(),
     )

@@ -153,6 +153,36 @@ pub enum Error {
         /// How it differs, and what to do.
         why: String,
     },
+    /// The files of an evaluation are not there.
+    #[error(
+        "{task}: no {looked} in {}: get the data from {from}, and name its folder with --data-dir DIR \
+         or NANOCHAT_DATA_DIR",
+        root.display()
+    )]
+    TaskFiles {
+        /// The task.
+        task: String,
+        /// What was looked for.
+        looked: String,
+        /// The data folder.
+        root: PathBuf,
+        /// Where it can be had.
+        from: &'static str,
+    },
+    /// No task has this name.
+    #[error("no task {name:?}: choose of {known}, or give a file of your own with --task-file")]
+    UnknownTask {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A program that a model wrote cannot be run.
+    #[error(
+        "grading runs a program that the model wrote, and this build has no sandbox to run it in: \
+         leave tasks of programs (HumanEval) out"
+    )]
+    NoRunner,
     /// The tokenizer refused a conversation.
     #[error("{place}: {why}")]
     Render {

@@ -11,7 +11,8 @@
 //! | [`pack`] | a mixture, a tokenizer | rows for fine-tuning |
 //! | [`prefetch`] | any batches | the same, made ahead on a thread |
 //! | [`mod@download`] | a URL pattern | shards on disk, checked |
-//! | [`python_random`] | a seed | CPython's random numbers |
+//! | [`tasks`] | a folder of downloaded data | graded questions, CORE's tasks |
+//! | [`python_random`], [`numpy_random`] | a seed | CPython's random numbers, numpy's order |
 //! | [`batch`] | | what the train crate asks of any of them: [`Batches`] |
 
 #![forbid(unsafe_code)]
@@ -24,11 +25,13 @@ pub mod download;
 mod error;
 pub mod loader;
 pub mod mixture;
+pub mod numpy_random;
 pub mod pack;
 pub mod prefetch;
 pub mod python_random;
 pub mod shard;
 pub mod starter;
+pub mod tasks;
 mod wire;
 
 pub use batch::{Batch, Batches, Encode, IGNORE};

@@ -50,6 +50,25 @@ pub enum Error {
         /// In this run.
         want: String,
     },
+    /// A letter of a choice that the model cannot say in one token.
+    #[error(
+        "the tokenizer has no single token for the letter {letter:?}: the model cannot choose it by \
+         its logits"
+    )]
+    Letter {
+        /// The letter.
+        letter: String,
+    },
+    /// A question that the model cannot hold.
+    #[error("question {id} is {tokens} tokens long, the model holds {most}: leave its task out")]
+    LongPrompt {
+        /// The question.
+        id: String,
+        /// Its tokens.
+        tokens: usize,
+        /// What the model holds.
+        most: usize,
+    },
     /// Metrics or a log cannot be written.
     #[error("{file}: {source}")]
     Io {

@@ -10,7 +10,7 @@
 //! | [`base`], [`sft`], [`rl`] | what feeds the step, and what happens between steps |
 //! | [`resume`] | a trainer's state to and from a checkpoint |
 //! | [`metrics`] | step lines and `metrics.jsonl` |
-//! | [`eval`] | bits per byte, held-out questions |
+//! | [`eval`] | bits per byte, CORE, chat tasks, held-out questions |
 #![forbid(unsafe_code)]
 
 pub mod base;

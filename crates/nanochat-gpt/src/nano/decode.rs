@@ -1,7 +1,10 @@
 //! One token after another with a KV cache: [`Decoder`] for every generation.
 //!
 //! All rows hold the same number of tokens. The forward pass is that of training; only attention
-//! (against the cache) and smear (against the last token fed) differ.
+//! (against the cache) and smear (against the last token fed) differ. `score` asks how likely given
+//! tokens are.
+
+mod score;
 
 use nanochat_compute::ops::{MatMul, Smear, WeightFormat};
 use nanochat_compute::{Backend, DType, Tensor};
@@ -14,6 +17,8 @@ use super::packed::PackedWeights;
 use super::table::Role;
 use crate::model::{Decoder, likeliest};
 use crate::{Error, Result};
+
+pub use score::{Scored, Wanted};
 
 /// Prompt tokens that run through the layers together; bounds the memory of a long prompt.
 const PREFILL_TOKENS: usize = 256;

@@ -1,4 +1,9 @@
-//! `nanochat eval`: bits per byte, held-out questions, per-token losses, samples.
+//! `nanochat eval`: bits per byte, CORE, chat tasks, held-out questions, per-token losses, samples.
+
+mod chat;
+mod compare;
+mod core;
+mod items;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,6 +17,7 @@ use nanochat_engine::{Diversity, Engine, FirstToken, GenerateOptions, SampleOpti
 use nanochat_gpt::nano::buffers::{Buffers, Mode, StepPlan};
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::nano::packed::PackedWeights;
+use nanochat_gpt::checkpoint::Meta;
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_train::eval::{bpb, held_out};
 use serde_json::{Map, json};
@@ -26,6 +32,15 @@ use crate::run_dir::RunDir;
 pub enum EvalCommand {
     /// Bits per byte on documents.
     Bpb(BpbArgs),
+    /// CORE: up to 22 tasks by likelihood, with few-shot examples; for base models.
+    #[command(after_help = core::HELP)]
+    Core(core::CoreArgs),
+    /// Questions in chat format: ARC, MMLU, GSM8K, HumanEval, spelling, or a file of your own.
+    #[command(after_help = chat::HELP)]
+    Chat(chat::ChatArgs),
+    /// Two models on the same items: paired differences and how sure they are.
+    #[command(after_help = compare::HELP)]
+    Compare(compare::CompareArgs),
     /// Held-out questions of the starter corpus: arithmetic, facts, multiple choice, spelling, letter
     /// counts, stories.
     HeldOut(HeldOutArgs),
@@ -159,6 +174,9 @@ pub enum FirstTokenFlag {
 pub fn run(command: &EvalCommand, global: &Global) -> Result<()> {
     match command {
         EvalCommand::Bpb(args) => eval_bpb(args, global),
+        EvalCommand::Core(args) => core::run(args, global),
+        EvalCommand::Chat(args) => chat::run(args, global),
+        EvalCommand::Compare(args) => compare::run(args),
         EvalCommand::HeldOut(args) => eval_held_out(args, global),
         EvalCommand::Tokens(args) => eval_tokens(args, global),
         EvalCommand::Sample(args) => eval_sample(args, global),
@@ -170,14 +188,29 @@ fn is_run(dir: &Path) -> bool {
     ["tokenizer", "base", "sft"].iter().any(|name| dir.join(name).is_dir())
 }
 
+/// A model, the run that it lies in, and what its checkpoint says of itself.
+struct Opened {
+    model: Nano,
+    /// None: it lies in no run.
+    run: Option<RunDir>,
+    /// None: it is no checkpoint of this program.
+    meta: Option<Meta>,
+}
+
 /// Opens a model wherever it lies; the run is known when it lies in one.
 pub fn open_model(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, Option<RunDir>)> {
-    let load = |dir: &Path| -> Result<Nano> {
+    let opened = open(be, args)?;
+    Ok((opened.model, opened.run))
+}
+
+fn open(be: &dyn Backend, args: &ModelArgs) -> Result<Opened> {
+    let load = |dir: &Path, run: Option<RunDir>| -> Result<Opened> {
         let (step, refused) = checkpoint::latest_once(dir)?;
         for e in refused {
             eprintln!("warning: refused {e}");
         }
-        Ok(checkpoint::open(be, &step)?.0)
+        let (model, meta) = checkpoint::open(be, &step)?;
+        Ok(Opened { model, run, meta: Some(meta) })
     };
     if let Some(dir) = &args.model {
         if !dir.exists() {
@@ -185,33 +218,47 @@ pub fn open_model(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, Option<Ru
         }
         if is_run(dir) {
             let run = RunDir::find(Some(dir))?;
-            let model = load(&run.model_dir(args.source.as_deref()))?;
-            return Ok((model, Some(run)));
+            return load(&run.model_dir(args.source.as_deref()), Some(run));
         }
         if checkpoint::latest_once(dir).is_ok() {
             // A step, or a stage's folder: its run is one or two floors up.
             let up = dir.ancestors().skip(1).take(2).find(|d| is_run(d));
             let run = up.map(|d| RunDir::find(Some(d))).transpose()?;
-            return Ok((load(dir)?, run));
+            return load(dir, run);
         }
         let has_steps = checkpoint::steps(dir).is_ok_and(|s| !s.is_empty());
         if has_steps {
-            load(dir)?;
+            load(dir, None)?;
         }
         let model = nanochat_gpt::import::import(be, dir, None).with_context(|| {
             format!("{} is no run, checkpoint or importable folder", dir.display())
         })?;
-        return Ok((model, None));
+        return Ok(Opened { model, run: None, meta: None });
     }
     let run = RunDir::find(None)?;
-    let model = load(&run.model_dir(args.source.as_deref()))?;
-    Ok((model, Some(run)))
+    load(&run.model_dir(args.source.as_deref()), Some(run))
 }
 
 fn with_run(be: &dyn Backend, args: &ModelArgs) -> Result<(Nano, RunDir)> {
-    match open_model(be, args)? {
-        (model, Some(run)) => Ok((model, run)),
-        (_, None) => {
+    let found = open_run(be, args)?;
+    Ok((found.model, found.run))
+}
+
+/// A model in a run with a tokenizer, and where in the pipeline it stands.
+struct InRun {
+    model: Nano,
+    run: RunDir,
+    stage: String,
+    step: u64,
+}
+
+fn open_run(be: &dyn Backend, args: &ModelArgs) -> Result<InRun> {
+    match open(be, args)? {
+        Opened { model, run: Some(run), meta } => {
+            let (stage, step) = meta.map_or_else(|| ("base".into(), 0), |m| (m.stage, m.step));
+            Ok(InRun { model, run, stage, step })
+        }
+        Opened { run: None, .. } => {
             bail!("the model lies in no run with a tokenizer: give a run with --model DIR")
         }
     }

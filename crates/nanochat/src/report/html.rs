@@ -8,7 +8,7 @@ use super::figures::{NOT_MEASURED, clip, commas, four, known, percent, span};
 use super::frame::{self, MISSING, card, columns, escape, facts};
 use super::record::{Answer, Record, Score};
 use super::stage::Stage;
-use super::{optimizations, sections};
+use super::{evals, optimizations, sections};
 
 /// Answers of a kind that are shown, right and wrong each; kinds whose answers are shown.
 const ANSWERS: usize = 20;
@@ -33,6 +33,7 @@ pub fn page(record: &Record) -> String {
     tiles(&mut out, record);
     stages(&mut out, record);
     scores(&mut out, record);
+    evals::html(&mut out, record);
     conversation(&mut out, record);
     curves(&mut out, record);
     answers(&mut out, record);

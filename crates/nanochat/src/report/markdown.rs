@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::figures::{NOT_MEASURED, clip, known, percent};
 use super::record::{Answer, Record};
-use super::{optimizations, sections};
+use super::{evals, optimizations, sections};
 
 /// Answers of a kind that are shown, right and wrong each.
 const ANSWERS: usize = 3;
@@ -26,6 +26,7 @@ pub fn page(record: &Record) -> String {
     }
     summary(&mut out, record);
     scores(&mut out, record);
+    evals::markdown(&mut out, record);
     conversation(&mut out, record);
     answers(&mut out, record);
     let used = optimizations::rows(record);

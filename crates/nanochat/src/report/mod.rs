@@ -1,6 +1,6 @@
 //! A run directory -> `report.md`, `report.html`; two of them -> a comparison; a log -> a summary.
 //!
-//! `record`, `stage` what a run left | `sections`, `optimizations` what is said | `markdown`,
+//! `record`, `stage` what a run left | `sections`, `optimizations`, `evals` what is said | `markdown`,
 //! `html` how | `frame` the page around it | `chart`, `curve` plots | `figures` numbers as text |
 //! `compare` two runs | `log` the lines of any log
 //!
@@ -9,6 +9,7 @@
 mod chart;
 pub mod compare;
 mod curve;
+mod evals;
 mod figures;
 mod frame;
 mod html;

@@ -25,6 +25,8 @@ pub struct Record {
     pub stages: Vec<Stage>,
     /// Held-out scores, in the order of the file.
     pub scores: Vec<Score>,
+    /// Rows of evaluations of tasks, in the order of the file.
+    pub evals: Vec<Value>,
     /// The conversation at the end.
     pub sample: Vec<Turn>,
     /// What could not be read.
@@ -136,6 +138,10 @@ impl Record {
             }
             let row: Value = serde_json::from_slice(&line).unwrap_or_default();
             let step = number(&row, "step");
+            if super::evals::is_eval(&row) {
+                self.evals.push(row);
+                continue;
+            }
             match (row["kind"].as_str(), row["stage"].as_str(), step) {
                 (Some("step"), Some(stage), Some(step)) => {
                     not_finite += usize::from(number(&row, "loss").is_none());
