@@ -17,6 +17,9 @@ pub struct SampleOptions {
     top_p: Option<f32>,
     min_p: Option<f32>,
     repetition_penalty: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    logit_bias: Vec<(u32, f32)>,
     seed: u64,
 }
 
@@ -31,8 +34,7 @@ impl SampleOptions {
         if top_k == Some(0) {
             return Err(refuse("top_k", 0, "1 or more, or leave it out to keep every id"));
         }
-        let repetition_penalty = 1.0;
-        Ok(Self { temperature, top_k, top_p: None, min_p: None, repetition_penalty, seed })
+        Ok(Self { temperature, top_k, seed, ..Self::greedy() })
     }
 
     /// Always the most likely id.
@@ -43,6 +45,9 @@ impl SampleOptions {
             top_p: None,
             min_p: None,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -78,6 +83,33 @@ impl SampleOptions {
             return Err(refuse("repetition_penalty", penalty, "a number from 0.1 to 10"));
         }
         self.repetition_penalty = penalty;
+        Ok(self)
+    }
+
+    /// Lowers the logits of ids that were said. Errors: [`Error::Option`] outside -2..=2.
+    pub fn with_presence_penalty(mut self, penalty: f32) -> Result<Self> {
+        if !(-2.0..=2.0).contains(&penalty) {
+            return Err(refuse("presence_penalty", penalty, "a number from -2 to 2"));
+        }
+        self.presence_penalty = penalty;
+        Ok(self)
+    }
+
+    /// Lowers logits each time that an id was said. Errors: [`Error::Option`] outside -2..=2.
+    pub fn with_frequency_penalty(mut self, penalty: f32) -> Result<Self> {
+        if !(-2.0..=2.0).contains(&penalty) {
+            return Err(refuse("frequency_penalty", penalty, "a number from -2 to 2"));
+        }
+        self.frequency_penalty = penalty;
+        Ok(self)
+    }
+
+    /// Adds to the logits of some ids. Errors: [`Error::Option`] outside -100..=100.
+    pub fn with_logit_bias(mut self, bias: Vec<(u32, f32)>) -> Result<Self> {
+        if let Some((_, b)) = bias.iter().find(|(_, b)| !(-100.0..=100.0).contains(b)) {
+            return Err(refuse("logit_bias", b, "numbers from -100 to 100"));
+        }
+        self.logit_bias = bias;
         Ok(self)
     }
 

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod import;
 pub mod report;
+pub mod serve;
 pub mod speedrun;
 pub mod tokenizer;
 pub mod train;
@@ -21,6 +22,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Speedrun(args) => speedrun::run(&args, &global),
         Command::Chat(args) => chat::run(&args, &global),
+        Command::Serve(args) => serve::run(&args, &global),
         Command::Train(command) => train::run(&command, &global),
         Command::Eval(command) => eval::run(&command, &global),
         Command::Tokenizer(command) => tokenizer::run(&command, &global),
