@@ -9,8 +9,10 @@ use tokio::sync::Notify;
 
 use crate::Result;
 use crate::config::Config;
+use crate::history::store::Store;
 use crate::metrics::Metrics;
 use crate::streams::Streams;
+use crate::structured::Compiler;
 
 /// One server's state.
 pub(crate) struct App {
@@ -20,6 +22,9 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     pub traffic: Traffic,
     pub streams: Streams,
+    pub compiler: Compiler,
+    /// None: the page's conversations stay in the browser.
+    pub history: Option<Arc<Store>>,
 }
 
 impl App {
@@ -28,6 +33,7 @@ impl App {
         generator: Arc<dyn Generator>,
         tokenizer: Tokenizer,
     ) -> Result<Self> {
+        let history = config.history.as_deref().map(Store::open).transpose()?.map(Arc::new);
         let metrics = Arc::new(Metrics::new());
         Ok(Self {
             config,
@@ -36,6 +42,8 @@ impl App {
             metrics,
             traffic: Traffic::default(),
             streams: Streams::default(),
+            compiler: Compiler::default(),
+            history,
         })
     }
 }

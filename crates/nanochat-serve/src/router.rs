@@ -14,8 +14,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::openai::{chat, models};
-use crate::{guard, info, legacy, page, streams};
+use crate::openai::{chat, completions, models, tokens};
+use crate::{guard, history, info, legacy, openapi, page, runs, streams};
 
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -23,6 +23,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
+        .route("/v1/completions", post(completions::handle))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/openapi.json", get(openapi::handle))
         .route("/chat/completions", post(legacy::handle))
         .route("/health", get(health))
         .route("/ready", get(ready))
@@ -33,7 +37,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/assets/{file}", get(page::asset))
         .route("/favicon.ico", get(page::favicon))
         .route("/api/info", get(info::handle))
-        .route("/api/streams/{id}", get(streams::replay).delete(streams::stop));
+        .route("/api/streams/{id}", get(streams::replay).delete(streams::stop))
+        .route("/api/conversations", get(history::list))
+        .route(
+            "/api/conversations/{id}",
+            get(history::one).put(history::put).patch(history::rename).delete(history::delete),
+        )
+        .route("/api/runs", get(runs::list))
+        .route("/api/runs/{name}", get(runs::one))
+        .route("/api/runs/{name}/metrics", get(runs::metrics));
     routes
         .fallback(|| async { ApiError::not_found("there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
