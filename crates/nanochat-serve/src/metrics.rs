@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     whole: Histogram,
     queue: Histogram,
     http: IntCounterVec,
+    under_way: IntGauge,
     /// The engine's totals at the last scrape.
     seen: Mutex<(u64, u64)>,
 }
@@ -80,6 +81,8 @@ impl Metrics {
             whole: make.seconds("e2e_request_latency_seconds", "Arrival to the last token."),
             queue: make.seconds("request_queue_time_seconds", "Time in the queue."),
             http: make.http(),
+            under_way: make
+                .gauge("http_requests_under_way", "Answers that are being made or sent."),
             seen: Mutex::new((0, 0)),
             registry: registry.clone(),
         };
@@ -153,7 +156,8 @@ impl Metrics {
     }
 
     /// The text of a scrape.
-    pub fn text(&self, generator: &dyn Generator) -> Vec<u8> {
+    pub fn text(&self, generator: &dyn Generator, under_way: usize) -> Vec<u8> {
+        self.under_way.set(under_way as i64);
         let load = generator.load();
         self.running.set(load.running as i64);
         self.waiting.set(load.waiting as i64);

@@ -78,5 +78,5 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 /// `GET /metrics`
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, app.metrics.text(&*app.generator)).into_response()
+    (kind, app.metrics.text(&*app.generator, app.traffic.under_way())).into_response()
 }

@@ -194,7 +194,9 @@ impl Fields {
 
     /// Names of what nobody asked for.
     pub fn left(&self) -> Vec<String> {
-        self.map.keys().cloned().collect()
+        let mut names: Vec<String> = self.map.keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     pub fn number(&mut self, name: &str) -> Result<Option<f64>> {

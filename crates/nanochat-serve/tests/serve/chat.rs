@@ -201,7 +201,7 @@ fn a_schema_shapes_the_answer() {
             false => answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned(),
         };
         let value: Value = serde_json::from_str(&said).unwrap();
-        assert!(value["a"].is_i64(), "{said}");
+        assert!(value["a"].is_number(), "{said}");
     }
     let object = ask(&server, json!({"response_format": {"type": "json_object"}})).json();
     assert_eq!(object["choices"][0]["message"]["content"], "{}");
@@ -218,7 +218,6 @@ fn bombs_of_schemas_are_refused() {
     for schema in [
         deep,
         json!({"enum": wide}),
-        json!({"type": "string", "pattern": "(a{1,9999}){1,9999}"}),
         json!({"$ref": "http://example.com/schema"}),
         json!({"$ref": "#/$defs/none"}),
         json!({"type": "nonsense"}),
@@ -228,6 +227,17 @@ fn bombs_of_schemas_are_refused() {
         let answer = ask(&server, json!({"response_format": format}));
         assert_eq!(answer.status, 400, "{}", answer.body);
         assert_eq!(answer.json()["error"]["param"], "response_format");
+    }
+}
+
+#[test]
+fn a_bomb_of_a_pattern_is_refused_or_harmless() {
+    let server = start(Play::Constrained);
+    for pattern in ["^(a{1,9999}){1,9999}$", "^(a+)+b$", "^((((a*)*)*)*)*$", "(?=x)", "("] {
+        let schema = json!({"type": "string", "pattern": pattern});
+        let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+        let answer = ask(&server, json!({"response_format": format, "max_tokens": 20}));
+        assert!([200, 400].contains(&answer.status), "{pattern}: {}", answer.body);
     }
 }
 

@@ -7,6 +7,7 @@ pub mod infer;
 pub mod model;
 mod ops;
 mod quick;
+mod serve;
 pub mod sft;
 mod start;
 mod sweep;
@@ -21,6 +22,7 @@ use infer::InferBench;
 use model::ModelFlags;
 use ops::OpsBench;
 use quick::QuickBench;
+use serve::ServeBench;
 use sft::SftBench;
 use start::StartBench;
 
@@ -37,6 +39,8 @@ pub enum BenchCommand {
     BatchSize(BatchBench),
     /// Generation with a KV cache and without one, over batch sizes.
     Infer(InferBench),
+    /// A server under load: requests and tokens a second, first token and next ones, over clients.
+    Serve(ServeBench),
     /// The finetuning step in all its ways, on the same conversations.
     Sft(SftBench),
     /// The time from the command line to the first word of an answer, and what it goes into.
@@ -97,6 +101,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::Tokenizer(args) => tokenizer(args, global),
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
+        BenchCommand::Serve(args) => serve::run(args, global),
         BenchCommand::Sft(args) => {
             global.expect_cpu("bench sft, which compares with an eager step of the CPU,")?;
             sft::run(args, global)

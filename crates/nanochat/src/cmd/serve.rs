@@ -3,7 +3,7 @@
 //! In: a run or a checkpoint, and who may ask. Out: the chat page, OpenAI's API, metrics, until a signal.
 
 mod flags;
-mod model;
+pub mod model;
 mod one_by_one;
 
 use std::io::Write;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nanochat_serve::Server;
 
 use crate::cli::Global;
-pub use flags::ServeArgs;
+pub use flags::{ServeArgs, Which};
 
 /// Runs `nanochat serve`.
 pub fn run(args: &ServeArgs, global: &Global) -> Result<()> {
@@ -24,7 +24,7 @@ pub fn run(args: &ServeArgs, global: &Global) -> Result<()> {
         let address = config.address;
         format!("cannot listen on {address}: give another --port, or end the program that has it")
     })?);
-    let opened = model::open(args, global)?;
+    let opened = model::open(&args.which, global)?;
     config.model = opened.model;
     config.device = opened.device.clone();
     let server = Server::start(config, opened.generator, opened.tokenizer)?;

@@ -24,21 +24,8 @@ use crate::run_dir::base_dir;
     curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\\n       \
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'")]
 pub struct ServeArgs {
-    /// A run, a stage of it, or a checkpoint (default: the run that changed last).
-    #[arg(value_name = "RUN|CHECKPOINT")]
-    pub run: Option<PathBuf>,
-    /// Which model of the run (default: sft, else base).
-    #[arg(short = 'i', long, value_enum)]
-    pub source: Option<ModelSource>,
-    /// Step to open (default: the newest whole one).
-    #[arg(short, long, value_name = "N")]
-    pub step: Option<u64>,
-    /// In what form the weights of the linear layers and the head are read; int8 answers fastest.
-    #[arg(long, value_enum, default_value_t = Weights::Auto)]
-    pub weights: Weights,
-    /// Tokens of prompt and answer together (default: what the model was trained with).
-    #[arg(long, value_name = "N")]
-    pub context: Option<usize>,
+    #[command(flatten)]
+    pub which: Which,
     /// Address to listen on; any other than this machine's own asks for a key.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: String,
@@ -57,9 +44,6 @@ pub struct ServeArgs {
     /// Web page that may ask from a browser, e.g. https://chat.example.
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
-    /// Name of the model in the API (default: the run's name).
-    #[arg(long, value_name = "NAME")]
-    pub model_name: Option<String>,
     /// Keep the page's conversations on this machine, not in the browser [default FILE:
     /// history.sqlite in the base directory].
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
@@ -76,9 +60,6 @@ pub struct ServeArgs {
     /// Top-k of a request that does not say; 0: all.
     #[arg(short = 'k', long, default_value_t = 50, value_name = "K")]
     top_k: usize,
-    /// Requests that may wait; more get 429.
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    pub queue: usize,
     /// Seconds that an answer may take, waiting included.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     request_timeout: u64,
@@ -91,6 +72,32 @@ pub struct ServeArgs {
     /// One line a request on standard error, without what was said.
     #[arg(long)]
     log_requests: bool,
+}
+
+/// Which model is opened, and how.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// A run, a stage of it, or a checkpoint (default: the run that changed last).
+    #[arg(value_name = "RUN|CHECKPOINT")]
+    pub run: Option<PathBuf>,
+    /// Which model of the run (default: sft, else base).
+    #[arg(short = 'i', long, value_enum)]
+    pub source: Option<ModelSource>,
+    /// Step to open (default: the newest whole one).
+    #[arg(short, long, value_name = "N")]
+    pub step: Option<u64>,
+    /// In what form the weights of the linear layers and the head are read; int8 answers fastest.
+    #[arg(long, value_enum, default_value_t = Weights::Auto)]
+    pub weights: Weights,
+    /// Tokens of prompt and answer together (default: what the model was trained with).
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Name of the model in the API (default: the run's name).
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
+    /// Requests that may wait; more get 429.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub queue: usize,
 }
 
 impl ServeArgs {

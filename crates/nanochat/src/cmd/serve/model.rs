@@ -11,7 +11,7 @@ use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_serve::ModelInfo;
 use nanochat_tokenizer::Tokenizer;
 
-use super::flags::ServeArgs;
+use super::flags::Which;
 use super::one_by_one;
 use crate::cli::Global;
 use crate::cmd::chat;
@@ -29,13 +29,13 @@ pub struct Opened {
 }
 
 /// Opens what the flags name, as `nanochat chat` does.
-pub fn open(args: &ServeArgs, global: &Global) -> Result<Opened> {
-    let (run, models) = chat::find(args.run.as_deref(), args.source)?;
+pub fn open(which: &Which, global: &Global) -> Result<Opened> {
+    let (run, models) = chat::find(which.run.as_deref(), which.source)?;
     let tokenizer = run.tokenizer()?;
     let name = run.root().canonicalize().unwrap_or_else(|_| run.root().into());
     let name = name.file_name().and_then(|n| n.to_str()).unwrap_or("model").to_owned();
-    let id = args.model_name.clone().unwrap_or(name);
-    let asked = Asked { models: &models, args, global, tokenizer: &tokenizer };
+    let id = which.model_name.clone().unwrap_or(name);
+    let asked = Asked { models: &models, which, global, tokenizer: &tokenizer };
     let (generator, facts) = engine(&asked)?;
     Ok(Opened {
         generator,
@@ -49,7 +49,7 @@ pub fn open(args: &ServeArgs, global: &Global) -> Result<Opened> {
 /// What an engine is made from.
 struct Asked<'a> {
     models: &'a Path,
-    args: &'a ServeArgs,
+    which: &'a Which,
     global: &'a Global,
     tokenizer: &'a Tokenizer,
 }
@@ -68,8 +68,8 @@ fn engine(asked: &Asked<'_>) -> Result<(Arc<dyn Generator>, Facts)> {
     let (say, opened) = std::sync::mpsc::channel();
     let failed = say.clone();
     let (models, tokenizer) = (asked.models.to_path_buf(), asked.tokenizer.clone());
-    let (step, context, weights) = (asked.args.step, asked.args.context, asked.args.weights);
-    let (global, queue) = (asked.global.clone(), asked.args.queue);
+    let (step, context, weights) = (asked.which.step, asked.which.context, asked.which.weights);
+    let (global, queue) = (asked.global.clone(), asked.which.queue);
     let work = move || -> Result<()> {
         let be = global.backend()?;
         let be = &*be;
