@@ -208,6 +208,8 @@ pub enum Command {
     Speedrun(Box<cmd::speedrun::SpeedrunArgs>),
     /// Talk to a model in the terminal.
     Chat(cmd::chat::ChatArgs),
+    /// Answer over HTTP: the chat page in a browser, and OpenAI's API.
+    Serve(Box<cmd::serve::ServeArgs>),
     /// Train a base model, or finetune one on conversations.
     #[command(subcommand)]
     Train(cmd::train::TrainCommand),

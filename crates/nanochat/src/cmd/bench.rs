@@ -7,6 +7,7 @@ pub mod infer;
 pub mod model;
 mod ops;
 mod quick;
+mod serve;
 pub mod sft;
 mod start;
 mod streams;
@@ -22,6 +23,7 @@ use infer::InferBench;
 use model::ModelFlags;
 use ops::OpsBench;
 use quick::QuickBench;
+use serve::ServeBench;
 use sft::SftBench;
 use start::StartBench;
 use streams::StreamsBench;
@@ -41,6 +43,8 @@ pub enum BenchCommand {
     Infer(InferBench),
     /// Generation of many streams together, as a server does it, and what a known prompt saves.
     Streams(StreamsBench),
+    /// A server under load: requests and tokens a second, first token and next ones, over clients.
+    Serve(ServeBench),
     /// The finetuning step in all its ways, on the same conversations.
     Sft(SftBench),
     /// The time from the command line to the first word of an answer, and what it goes into.
@@ -102,6 +106,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
         BenchCommand::BatchSize(args) => batch_size::run(args, global),
         BenchCommand::Infer(args) => infer::run(args, global),
         BenchCommand::Streams(args) => streams::run(args, global),
+        BenchCommand::Serve(args) => serve::run(args, global),
         BenchCommand::Sft(args) => {
             global.expect_cpu("bench sft, which compares with an eager step of the CPU,")?;
             sft::run(args, global)

@@ -63,35 +63,31 @@ pub struct ChatArgs {
     sampling: Sampling,
 }
 
-impl ChatArgs {
-    /// The run, and where its checkpoints are. `--run` may name a stage or a step inside of it.
-    fn find(&self) -> Result<(RunDir, PathBuf)> {
-        let is_run = |dir: &&Path| dir.join("tokenizer").is_dir();
-        if let Some(dir) = &self.run
-            && !is_run(&dir.as_path())
-            && let Some(above) = dir.ancestors().skip(1).take(2).find(is_run)
-            && checkpoint::latest_once(dir).is_ok()
-        {
-            return Ok((RunDir::find(Some(above))?, dir.clone()));
-        }
-        let run = RunDir::find(self.run.as_deref())?;
-        let source = self.source.map(|s| match s {
-            ModelSource::Sft => "sft",
-            ModelSource::Base => "base",
-        });
-        let models = run.model_dir(source);
-        let sft = run.join("sft");
-        if source.is_none() && models != sft && checkpoint::steps(&sft).is_ok_and(|s| !s.is_empty())
-        {
-            eprintln!(
-                "warning: no step in {} is whole (\"nanochat checkpoint verify\" tells why): \
-                 opening {}",
-                sft.display(),
-                models.display()
-            );
-        }
-        Ok((run, models))
+/// The run, and where its checkpoints are. `given` may name a stage or a step inside of it.
+pub(super) fn find(given: Option<&Path>, source: Option<ModelSource>) -> Result<(RunDir, PathBuf)> {
+    let is_run = |dir: &&Path| dir.join("tokenizer").is_dir();
+    if let Some(dir) = given
+        && !is_run(&dir)
+        && let Some(above) = dir.ancestors().skip(1).take(2).find(is_run)
+        && checkpoint::latest_once(dir).is_ok()
+    {
+        return Ok((RunDir::find(Some(above))?, dir.into()));
     }
+    let run = RunDir::find(given)?;
+    let models = run.model_dir(source.map(|s| match s {
+        ModelSource::Sft => "sft",
+        ModelSource::Base => "base",
+    }));
+    let sft = run.join("sft");
+    if source.is_none() && models != sft && checkpoint::steps(&sft).is_ok_and(|s| !s.is_empty()) {
+        eprintln!(
+            "warning: no step in {} is whole (\"nanochat checkpoint verify\" tells why): \
+             opening {}",
+            sft.display(),
+            models.display()
+        );
+    }
+    Ok((run, models))
 }
 
 /// Stages of a run that can be talked to.
@@ -136,7 +132,7 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
     if args.max_tokens == 0 {
         bail!("--max-tokens is 0: give 1 or more");
     }
-    let (run, models) = args.find()?;
+    let (run, models) = find(args.run.as_deref(), args.source)?;
     let tokenizer = run.tokenizer()?;
     let be = global.backend()?;
     let be = &*be;
@@ -174,7 +170,7 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
 }
 
 /// Opens a step of `dir`, the newest whole one if none is named; it must fit the tokenizer.
-fn open_model(
+pub(super) fn open_model(
     be: &dyn Backend,
     dir: &Path,
     step: Option<u64>,

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod import;
 pub mod report;
 pub mod sandbox;
+pub mod serve;
 pub mod speedrun;
 pub mod tokenizer;
 pub mod train;
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Speedrun(args) => speedrun::run(&args, &global),
         Command::Chat(args) => chat::run(&args, &global),
+        Command::Serve(args) => serve::run(&args, &global),
         Command::Train(command) => train::run(&command, &global),
         Command::Eval(command) => eval::run(&command, &global),
         Command::Tokenizer(command) => tokenizer::run(&command, &global),
