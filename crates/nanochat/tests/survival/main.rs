@@ -1,6 +1,7 @@
 //! Training that survives, through the program: kills, signals, faults of the disk, damaged files.
 //!
-//! A fast part of it runs always. `NANOCHAT_THOROUGH=1` runs all of it (`tests/reliability/run` of this crate).
+//! A fast part of it runs always; all of it (minutes) by
+//! `NANOCHAT_THOROUGH=1 cargo test -p nanochat --test survival -- --nocapture`.
 
 #[cfg(target_os = "linux")]
 mod calls;
