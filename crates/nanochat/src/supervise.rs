@@ -30,6 +30,12 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Errors: a crash loop, with what was seen.
 pub fn run(run: &RunDir, stage: &str, resume: bool, stop: &StopSignal) -> Result<()> {
     let dir = run.join(stage);
+    if !resume && newest(&dir).is_some() {
+        bail!(
+            "{} already holds checkpoints: go on with --resume, or choose another --run",
+            dir.display()
+        );
+    }
     let (mut crashes, mut wait, mut resume) = (0, FIRST_WAIT, resume);
     let mut seen = Vec::new();
     loop {

@@ -192,12 +192,21 @@ fn a_disk_that_is_full_or_fails_is_an_alarm_and_the_next_try_succeeds() {
     assert!(tries.len() > 8, "{tries:?}");
     lab.train_well("whole", 8, "--save-every 2");
     let every = tries.len().div_ceil(at_most(5, tries.len()));
+    let (mut hit, mut tried) = (0, 0);
     for (name, error, n) in tries.into_iter().step_by(every) {
         std::fs::remove_dir_all(lab.at("run")).expect("a run");
         let rule = format!("inject={name}:error={error}:when={n}");
         let done = traced(&lab, &strace, &line, &[rule]);
         let (said, what) = (text_of(&done), format!("{name} number {n}: {error}"));
         assert!(done.status.success(), "{what}: {said}");
+        tried += 1;
+        // Now and then a start makes a call more or less, and another one fails than was meant.
+        let text = std::fs::read_to_string(lab.at("trace")).expect("a trace");
+        let injected = text.lines().find(|line| line.contains("(INJECTED)"));
+        if !injected.is_some_and(|line| line.contains(".tmp-000004")) {
+            continue;
+        }
+        hit += 1;
         assert!(said.contains("ALARM: no checkpoint of step 4"), "{what}: {said}");
         assert!(said.contains("step 2 stays on disk"), "{what}: {said}");
         assert!(said.contains("checkpoints are written again"), "{what}: {said}");
@@ -206,6 +215,8 @@ fn a_disk_that_is_full_or_fails_is_an_alarm_and_the_next_try_succeeds() {
         let last = |run: &str| lab.steps_dir(run).join("step-000008");
         same_step(&last("run"), &last("whole"));
     }
+    println!("{hit} of {tried} failed in the save that was meant");
+    assert!(2 * hit > tried, "{hit} of {tried}");
 }
 
 #[test]

@@ -122,6 +122,31 @@ fn a_resume_says_what_it_refused_and_never_starts_again_in_silence() {
 }
 
 #[test]
+fn changed_data_is_refused_with_the_difference_and_forced_on_record() {
+    let lab = run();
+    fs::write(lab.at("more.txt"), "Other words.\n\n".repeat(2000)).expect("a writable folder");
+    let line = Lab::line("run", 6, "--save-every 2 --resume").replace("text.txt", "more.txt");
+    let end = lab.program(&line).output().expect("the program starts");
+    let said = text_of(&end);
+    assert_eq!(end.status.code(), Some(1), "{said}");
+    for part in ["num_iterations differs", "the data differs", "has 4", "this run 6", "--force"] {
+        assert!(said.contains(part), "{said} lacks {part}");
+    }
+    let end = lab.program(&format!("{line} --force")).output().expect("the program starts");
+    assert!(end.status.success(), "{}", text_of(&end));
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(lab.at("run/run.json")).expect("run.json")).expect("JSON");
+    let forced = &record["forced"][0];
+    assert_eq!((&forced["stage"], &forced["step"]), (&"base".into(), &4.into()));
+    assert!(forced["differences"].as_array().is_some_and(|d| d.len() >= 2), "{forced}");
+    assert_eq!(lab.rows("run", "forced").len(), 1);
+    // The record outlives the next session.
+    lab.program(&line).output().expect("the program starts");
+    let text = fs::read_to_string(lab.at("run/run.json")).expect("run.json");
+    assert!(text.contains("\"forced\""), "{text}");
+}
+
+#[test]
 fn checkpoints_are_listed_verified_compared_and_thinned_out_with_exit_codes() {
     let lab = run();
     let line = |line: &str| {

@@ -52,6 +52,9 @@ fn a_supervised_run_goes_on_after_a_kill_and_ends_a_crash_loop() {
     assert!(end.status.success(), "{}", text_of(&end));
     assert!(text_of(&end).contains("ALARM: the trainer ended with signal: 9"), "{}", text_of(&end));
     same_end(&lab, "whole", "cut", STEPS);
+    // A run that is there is not gone on with unless that is asked for.
+    let end = lab.train("cut", STEPS, "--supervise");
+    assert!(text_of(&end).contains("already holds checkpoints"), "{}", text_of(&end));
     // What fails at once fails three times, and then that is said.
     let line = Lab::line("loop", STEPS, "--supervise").replace("text.txt", "missing.txt");
     let mut command = lab.program(&line);
