@@ -5,14 +5,18 @@
 //! is valid when its manifest parses, vouches for itself, and every file matches. `docs/FORMAT.md`
 //! describes the format.
 //!
+//! `commit` writes, `check` verifies, `keep` thins out, `diff` compares, `stamp` notes what was checked.
 //! [`verify`] and [`latest`] read and hash every byte, each time: before training goes on, and when
 //! somebody asks. [`verify_once`] and [`latest_once`] do so the first time only, for those who open a
 //! step again and again to read it: `stamp` says what is looked at from then on.
 
+mod check;
+mod commit;
+mod diff;
+mod keep;
 mod stamp;
 
-use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use nanochat_compute::Backend;
@@ -22,6 +26,13 @@ use sha2::{Digest, Sha256};
 use crate::weights::{self, Named, Reader, io};
 use crate::{Error, GptConfig, Nano, Result};
 
+pub use check::{verify, verify_once};
+pub use commit::save;
+pub use diff::{Diff, TensorDiff, diff, fields};
+pub use keep::{Keep, prune};
+
+/// Names the newest step, for people; nothing here reads it.
+const LATEST: &str = "LATEST";
 const MANIFEST: &str = "manifest.json";
 const MODEL: &str = "model.safetensors";
 const META: &str = "meta.json";
@@ -93,212 +104,29 @@ pub fn step_dir(dir: &Path, step: u64) -> PathBuf {
     dir.join(format!("step-{step:06}"))
 }
 
-/// Writes a checkpoint of `model` under `dir`; returns the step's directory.
-///
-/// A crash at any moment leaves the earlier steps as they were. Errors: [`Error::Io`]; then nothing
-/// but a `.tmp-` directory is left, which the next save removes.
-pub fn save(dir: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> Result<PathBuf> {
-    fs::create_dir_all(dir).map_err(io(dir))?;
-    remove_leftovers(dir)?;
-    let tmp = dir.join(format!(".tmp-{:06}-{}", meta.step, std::process::id()));
-    fs::create_dir(&tmp).map_err(io(&tmp))?;
-    let mut entries = Vec::new();
-    let mut write = |name: &str, content: Content| -> Result<()> {
-        let (bytes, sha256) = write_durably(&tmp.join(name), &content)?;
-        entries.push(Entry { name: name.into(), bytes, sha256 });
-        Ok(())
-    };
-    write(MODEL, Content::Tensors(weights::named(model.table(), model.params())))?;
-    let text = serde_json::to_vec_pretty(meta).expect("a Meta has only string keys");
-    write(META, Content::Bytes(text))?;
-    for extra in extras {
-        write(extra.name, extra.content)?;
-    }
-    let list = serde_json::to_vec(&entries).expect("entries are plain");
-    let manifest = Manifest { format: FORMAT, files: entries, sha256: hex_of(&list) };
-    let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain");
-    write_durably(&tmp.join(MANIFEST), &Content::Bytes(text))?;
-    sync_dir(&tmp)?;
-    let to = step_dir(dir, meta.step);
-    if to.exists() {
-        // The same step again: the old one steps aside first, so that a valid one always stands.
-        let aside = dir.join(format!(".trash-{:06}-{}", meta.step, std::process::id()));
-        fs::rename(&to, &aside).map_err(io(&to))?;
-        fs::rename(&tmp, &to).map_err(io(&to))?;
-        sync_dir(dir)?;
-        fs::remove_dir_all(&aside).map_err(io(&aside))?;
-    } else {
-        fs::rename(&tmp, &to).map_err(io(&to))?;
-        sync_dir(dir)?;
-    }
-    Ok(to)
-}
-
-/// Writes a file and waits for the disk; returns its size and SHA-256.
-fn write_durably(file: &Path, content: &Content) -> Result<(u64, String)> {
-    let mut out =
-        Hashed { file: File::create(file).map_err(io(file))?, sha256: Sha256::new(), bytes: 0 };
-    match content {
-        Content::Bytes(bytes) => out.write_all(bytes).map_err(io(file))?,
-        Content::Tensors(tensors) => weights::write(file, &mut out, tensors)?,
-    }
-    out.file.sync_all().map_err(io(file))?;
-    Ok((out.bytes, hex(out.sha256)))
-}
-
-/// A file that is hashed on its way to the disk: what the manifest vouches for is what was meant,
-/// not what the disk made of it.
-struct Hashed {
-    file: File,
-    sha256: Sha256,
-    bytes: u64,
-}
-
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.sha256.update(&bytes[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
-fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io(dir))
-}
-
-fn remove_leftovers(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).map_err(io(dir))? {
-        let path = entry.map_err(io(dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(".tmp-") || name.starts_with(".trash-") {
-            fs::remove_dir_all(&path).map_err(io(&path))?;
-        }
-    }
-    Ok(())
-}
-
-/// Checks every file of a step against its manifest, reading all of them.
-///
-/// Errors: [`Error::File`] naming the file that is missing, cut, altered, or unlisted.
-pub fn verify(step: &Path) -> Result<()> {
-    let checked = manifest(step).and_then(|manifest| check_files(step, &manifest));
-    if checked.is_err() {
-        // A disk may have lost what was whole when it was checked before.
-        stamp::remove(step);
-    }
-    checked
-}
-
-/// [`verify`] the first time; afterwards only that no file of the step has changed since, as far as
-/// the system's notes on it go (size, times, inode): a few microseconds in place of reading it all.
-///
-/// The first time is noted in the step's directory (`verified.json`), if it can be written and the
-/// parameters are finite. Errors: as [`verify`].
-pub fn verify_once(step: &Path) -> Result<()> {
-    if stamp::holds(step) {
-        return Ok(());
-    }
-    let names = manifest(step).map(|m| m.files.into_iter().map(|e| e.name).collect::<Vec<_>>());
-    let pending = names.ok().and_then(|names| stamp::Pending::begin(step, names));
-    verify(step)?;
-    if let Some(pending) = pending
-        && is_finite(step)
-    {
-        pending.write();
-    }
-    Ok(())
-}
-
-/// True when a step's parameters lie as they can be mapped and are finite.
-fn is_finite(step: &Path) -> bool {
-    let check = || -> Result<bool> {
-        let (file, meta) = (Reader::open(&step.join(MODEL))?, meta(step)?);
-        let model = weights::map(&file, &meta.model_config);
-        model.map_or(Ok(false), |model| weights::check_finite(&file, &model).map(|()| true))
-    };
-    check().unwrap_or(false)
-}
-
-/// Reads a step's manifest, which must vouch for itself and list the model and its meta data.
-fn manifest(step: &Path) -> Result<Manifest> {
-    let at = step.join(MANIFEST);
-    let bad = |file: PathBuf, detail: String| Err(Error::File { file, detail });
-    let manifest: Manifest = match serde_json::from_slice(&weights::read(&at)?) {
-        Ok(m) => m,
-        Err(e) => return bad(at, format!("not a manifest ({e})")),
-    };
-    if manifest.format > FORMAT {
-        return bad(at, format!("format {} is newer than this program", manifest.format));
-    }
-    if manifest.format == 0 {
-        return bad(at, "format 0 does not exist: it was altered".into());
-    }
-    let list = serde_json::to_vec(&manifest.files).expect("entries are plain");
-    if hex_of(&list) != manifest.sha256 {
-        return bad(at, "its own checksum does not match: it was altered".into());
-    }
-    for name in [MODEL, META] {
-        if !manifest.files.iter().any(|e| e.name == name) {
-            return bad(at, format!("does not list {name}"));
-        }
-    }
-    Ok(manifest)
-}
-
-/// Holds every listed file against its entry, a thread each: a hash is as fast as one core.
-fn check_files(step: &Path, manifest: &Manifest) -> Result<()> {
-    std::thread::scope(|scope| {
-        let check = |entry| scope.spawn(move || check_file(step, entry));
-        let running: Vec<_> = manifest.files.iter().map(check).collect();
-        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
-            t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        // All of them, then the first error in the order of the list.
-        running.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
-    })
-}
-
-fn check_file(step: &Path, entry: &Entry) -> Result<()> {
-    let file = step.join(&entry.name);
-    let bad = |detail: String| Err(Error::File { file: file.clone(), detail });
-    if entry.name.contains(['/', '\\']) {
-        return bad("a name that leaves the step's directory".into());
-    }
-    let content = File::open(&file).map_err(io(&file))?;
-    let bytes = content.metadata().map_err(io(&file))?.len();
-    if bytes != entry.bytes {
-        return bad(format!("{bytes} bytes, should be {}", entry.bytes));
-    }
-    if hash(content.take(bytes)).map_err(io(&file))? != entry.sha256 {
-        return bad("checksum does not match: it was altered".into());
-    }
-    Ok(())
-}
-
-/// SHA-256 of what is read, a piece at a time.
-fn hash(from: impl Read) -> std::io::Result<String> {
-    let mut sha256 = Sha256::new();
-    std::io::copy(&mut BufReader::with_capacity(1 << 20, from), &mut sha256)?;
-    Ok(hex(sha256))
-}
-
-/// Steps under `dir`, oldest first, valid or not.
+/// Steps under `dir`, oldest first, valid or not. A step whose place is being taken, on a system that
+/// cannot exchange two names, is found under the name that it has meanwhile.
 pub fn steps(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
+    let (mut found, mut aside) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(io(dir))? {
         let path = entry.map_err(io(dir))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(step) = name.strip_prefix("step-").and_then(|n| n.parse().ok()) {
             found.push((step, path));
+        } else if let Some(step) = aside_of(&name) {
+            aside.push((step, path));
         }
     }
+    let missing = |step: u64| !found.iter().any(|(s, _)| *s == step);
+    aside.retain(|(step, _)| missing(*step));
+    found.append(&mut aside);
     found.sort();
     Ok(found)
+}
+
+/// The step of a directory that has stepped aside: `.old-000300-<pid>`.
+fn aside_of(name: &str) -> Option<u64> {
+    name.strip_prefix(".old-")?.split('-').next()?.parse().ok()
 }
 
 /// The newest valid step under `dir` (or `dir` itself when it is a step), and what was refused on the
@@ -331,25 +159,6 @@ fn latest_by(dir: &Path, verify: fn(&Path) -> Result<()>) -> Result<(PathBuf, Ve
     }
     let why: String = refused.iter().map(|e| format!("; refused: {e}")).collect();
     Err(Error::NoCheckpoint { dir: dir.into(), why })
-}
-
-/// Removes all but the newest `keep` steps (at least 1). They count from the newest valid one: a
-/// damaged step after it stays, for a person to look at.
-///
-/// Errors: [`Error::NoCheckpoint`] when no step is valid; then nothing is removed.
-pub fn prune(dir: &Path, keep: usize) -> Result<()> {
-    let found = steps(dir)?;
-    if found.is_empty() {
-        return Ok(());
-    }
-    let (newest, _) = latest(dir)?;
-    let kept = found.iter().position(|(_, path)| *path == newest).map_or(0, |at| at + 1);
-    for (step, path) in &found[..kept.saturating_sub(keep.max(1))] {
-        let trash = dir.join(format!(".trash-{step:06}-{}", std::process::id()));
-        fs::rename(path, &trash).map_err(io(path))?;
-        fs::remove_dir_all(&trash).map_err(io(&trash))?;
-    }
-    Ok(())
 }
 
 /// Reads a step's meta data.

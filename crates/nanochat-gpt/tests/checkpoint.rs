@@ -5,7 +5,7 @@ mod tiny;
 use std::fs;
 
 use nanochat_compute::reference::Reference;
-use nanochat_gpt::checkpoint::{self, FORMAT, Meta};
+use nanochat_gpt::checkpoint::{self, FORMAT, Keep, Meta};
 use nanochat_gpt::{Error, Generation};
 use serde_json::json;
 use tiny::{Draws, GENERATIONS, dir, entries, meta, params, save, small};
@@ -129,15 +129,15 @@ fn the_same_step_can_be_saved_again() {
 fn pruning_keeps_the_newest() {
     let dir = dir();
     let model = small(Generation::G1);
-    checkpoint::prune(dir.path(), 1).expect("nothing to do");
+    checkpoint::prune(dir.path(), Keep::last(1)).expect("nothing to do");
     for step in [1, 2, 3, 30, 4] {
         save(dir.path(), &model, step);
     }
-    checkpoint::prune(dir.path(), 9).expect("nothing to do");
+    checkpoint::prune(dir.path(), Keep::last(9)).expect("nothing to do");
     assert_eq!(checkpoint::steps(dir.path()).expect("a folder").len(), 5);
-    checkpoint::prune(dir.path(), 3).expect("valid steps");
+    checkpoint::prune(dir.path(), Keep::last(3)).expect("valid steps");
     assert_eq!(entries(dir.path()), ["step-000003", "step-000004", "step-000030"]);
-    checkpoint::prune(dir.path(), 0).expect("valid steps");
+    checkpoint::prune(dir.path(), Keep::last(0)).expect("valid steps");
     assert_eq!(entries(dir.path()), ["step-000030"], "one is always kept");
 }
 
@@ -150,12 +150,62 @@ fn pruning_never_counts_a_damaged_step_as_kept() {
     }
     // A run that fell back from step 4 to 3 saves before it reaches 4 again.
     fs::write(dir.path().join("step-000004/model.safetensors"), "").expect("a writable folder");
-    checkpoint::prune(dir.path(), 2).expect("step 3 is valid");
+    checkpoint::prune(dir.path(), Keep::last(2)).expect("step 3 is valid");
     assert_eq!(entries(dir.path()), ["step-000002", "step-000003", "step-000004"]);
     // With no valid step at all nothing is removed.
     for step in ["step-000002", "step-000003"] {
         fs::remove_file(dir.path().join(step).join("manifest.json")).expect("a file");
     }
-    assert!(checkpoint::prune(dir.path(), 1).is_err());
+    assert!(checkpoint::prune(dir.path(), Keep::last(1)).is_err());
     assert_eq!(entries(dir.path()).len(), 3);
+}
+
+#[test]
+fn the_best_step_and_every_mth_stay_for_ever() {
+    let dir = dir();
+    let model = small(Generation::G1);
+    // Measured at steps 2 and 5: what stands in the steps between is the value before.
+    for (step, bpb) in [(1, 1.5), (2, 1.1), (3, 1.1), (4, 1.1), (5, 1.4), (6, 1.4), (7, 1.4)] {
+        let meta = Meta { val_bpb: Some(bpb), ..meta(&model, step) };
+        checkpoint::save(dir.path(), &model, &meta, vec![]).expect("a writable folder");
+    }
+    let keep = Keep { last: 2, every: 4, best: true };
+    let gone = checkpoint::prune(dir.path(), keep).expect("valid steps");
+    let stayed = ["step-000002", "step-000004", "step-000006", "step-000007"];
+    assert_eq!(entries(dir.path()), stayed, "the first of the best, and the fourth");
+    assert_eq!(gone.len(), 3);
+}
+
+#[test]
+fn the_hint_names_the_newest_step_and_nobody_needs_it() {
+    let dir = dir();
+    let model = small(Generation::G1);
+    for step in [1, 2] {
+        save(dir.path(), &model, step);
+        let hint = fs::read_to_string(dir.path().join("LATEST")).expect("a hint");
+        assert_eq!(hint, format!("step-{step:06}\n"));
+    }
+    fs::write(dir.path().join("LATEST"), "step-000777\n").expect("a writable folder");
+    assert_eq!(
+        checkpoint::latest(dir.path()).expect("a valid step").0,
+        dir.path().join("step-000002")
+    );
+}
+
+#[test]
+fn what_differs_between_two_steps_is_named() {
+    let dir = dir();
+    let model = small(Generation::G1);
+    let a = save(dir.path(), &model, 1);
+    assert!(checkpoint::diff(&a, &a).expect("valid steps").is_empty());
+    let view = model.params().slice(5..6);
+    let before = view.to_vec_f32().expect("f32")[0];
+    view.write_f32(&[before + 2.0]).expect("one value");
+    let b = save(dir.path(), &model, 2);
+    let diff = checkpoint::diff(&a, &b).expect("valid steps");
+    assert_eq!(diff.meta, [("step".into(), json!(1), json!(2))]);
+    assert_eq!(diff.files, ["model.safetensors"]);
+    let [tensor] = &diff.tensors[..] else { panic!("{:?}", diff.tensors) };
+    assert_eq!((tensor.name.as_str(), tensor.differ), (model.table().rows()[0].name.as_str(), 1));
+    assert!((tensor.max.expect("of one shape") - 2.0).abs() < 1e-6);
 }

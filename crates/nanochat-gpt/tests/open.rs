@@ -86,7 +86,7 @@ fn a_step_that_is_saved_again_or_removed_stays_whole_for_who_has_it_open() {
     let (second, _) = checkpoint::open(&Reference, &at).expect("a valid step");
     assert!(same(&second, &new));
     save(dir.path(), &old, 5);
-    checkpoint::prune(dir.path(), 1).expect("a valid step");
+    checkpoint::prune(dir.path(), checkpoint::Keep::last(1)).expect("a valid step");
     assert_eq!(entries(dir.path()), ["step-000005"]);
     assert!(same(&open, &old) && same(&second, &new));
 }

@@ -15,8 +15,10 @@ use crate::Result;
 use crate::eval::bpb;
 use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
 use crate::recipe::Recipe;
-use crate::resume::{self, Identity, Progress};
+use crate::replay::Replay;
+use crate::resume::{Identity, Progress};
 use crate::step::Trainer;
+use crate::survival::{Session, Survival};
 
 /// When a base run looks up from its work; 0 means never, the end always counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +75,17 @@ pub struct BaseRun<'a> {
     pub val: &'a mut dyn FnMut() -> Result<Box<dyn Batches>>,
     /// Goes on from this step's directory.
     pub resume: Option<PathBuf>,
+    /// What happens to it that nobody planned.
+    pub survival: &'a Survival,
+}
+
+/// What names a base run: a checkpoint of another is not gone on with.
+pub fn identity(recipe: &Recipe, tokenizer: &Tokenizer) -> Identity {
+    Identity {
+        stage: "base",
+        tokenizer: tokenizer.fingerprint(),
+        settings: serde_json::to_value(recipe).expect("a recipe has only string keys"),
+    }
 }
 
 /// What a finished run reached.
@@ -95,46 +108,47 @@ fn due(step: u64, every: u64, last: u64) -> bool {
 }
 
 /// Trains to the end of the recipe; validates, samples and saves on the way.
-pub fn run(
-    mut run: BaseRun<'_>,
-    trainer: &mut Trainer<'_>,
-    out: &mut dyn Observer,
-) -> Result<Outcome> {
-    let (recipe, cadence) = (run.recipe, run.cadence);
-    let id = Identity {
-        stage: "base",
-        tokenizer: run.tokenizer.fingerprint(),
-        settings: serde_json::to_value(recipe).expect("a recipe has only string keys"),
-    };
-    let mut progress = match &run.resume {
-        Some(dir) => resume::restore(dir, &id, trainer, run.train)?,
-        None => Progress::default(),
-    };
-    let first = progress.step;
+///
+/// Errors: [`crate::Error::Stopped`] when it was asked to stop, which is saved; see [`Survival`].
+pub fn run(run: BaseRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) -> Result<Outcome> {
+    let BaseRun { recipe, cadence, dir, tokenizer, train, val, resume, survival } = run;
+    let id = identity(recipe, tokenizer);
+    let mut session = Session::new(dir, &id, cadence.keep, survival);
+    let mut train = Replay::new(train);
+    let mut progress = session.begin(resume.as_deref(), trainer, &mut train, out)?;
     let last = recipe.schedule.num_iterations;
     let mut pace = Pace::resumed(progress.train_s);
-    let token_bytes = run.tokenizer.token_bytes();
+    let token_bytes = tokenizer.token_bytes();
+    let mut validation = Validation {
+        shape: (recipe.device_batch_size, recipe.config.sequence_len),
+        tokens: cadence.eval_tokens,
+        token_bytes: &token_bytes,
+        val,
+    };
     loop {
         let step = progress.step;
-        let resumed_here = run.resume.is_some() && step == first;
-        if due(step, cadence.eval_every, last) && !resumed_here {
-            validate(&mut run, trainer, &mut progress, &token_bytes, out)?;
+        let is_saved = session.saved == Some(step);
+        if due(step, cadence.eval_every, last) && progress.val_step != Some(step) {
+            validation.run(&mut session, trainer, &train, &mut progress, out)?;
         }
-        if due(step, cadence.sample_every, last) && step > 0 && !resumed_here {
-            for text in samples(trainer, run.tokenizer, &cadence.prompts) {
+        if due(step, cadence.sample_every, last) && step > 0 && !is_saved {
+            for text in samples(trainer, tokenizer, &cadence.prompts) {
                 out.line(LineKind::Event, &text);
             }
         }
-        if due(step, cadence.save_every, last) && step > 0 && !resumed_here {
-            progress.train_s = pace.train_s;
-            let path = resume::save(run.dir, &id, trainer, run.train, &progress, cadence.keep)?;
-            out.line(LineKind::Event, &format!("checkpoint {}", path.display()));
-        }
+        progress.train_s = pace.train_s;
         if step >= last {
+            session.save_at_end(trainer, &train, &progress, out)?;
             break;
         }
+        if step > 0 && (due(step, cadence.save_every, last) || session.retries(step)) {
+            session.save(trainer, &train, &progress, out)?;
+        }
         let rates = recipe.schedule.at(step);
-        let report = trainer.step(step, run.train, recipe.accumulation, &rates)?;
+        let how = (recipe.accumulation, &rates);
+        let Some(report) = session.step(trainer, &mut train, &mut progress, how, out)? else {
+            continue;
+        };
         progress.totals.push(&report);
         let smooth = progress.smooth.push(report.loss);
         progress.step += 1;
@@ -142,10 +156,11 @@ pub fn run(
         let lrm = rates.lr_multiplier;
         let line = step_line(progress.step, last, smooth, lrm, &report, eta);
         out.line(LineKind::Step, &line);
-        out.row(step_row("base", progress.step, smooth, lrm, &report, pace.train_s))?;
+        let row = step_row("base", progress.step, smooth, lrm, &report, pace.train_s);
+        session.row(progress.step, row, out);
     }
     progress.train_s = pace.train_s;
-    let checkpoint = checkpoint::step_dir(run.dir, progress.step);
+    let checkpoint = checkpoint::step_dir(dir, progress.step);
     Ok(Outcome {
         progress,
         checkpoint,
@@ -155,25 +170,47 @@ pub fn run(
     })
 }
 
-fn validate(
-    run: &mut BaseRun<'_>,
-    trainer: &Trainer<'_>,
-    progress: &mut Progress,
-    token_bytes: &[u32],
-    out: &mut dyn Observer,
-) -> Result<()> {
-    let (b, t) = (run.recipe.device_batch_size, run.recipe.config.sequence_len);
-    let buffers = trainer.eval_buffers(b, t)?;
-    let n = (run.cadence.eval_tokens / (b * t)).max(1);
-    let mut batches = (run.val)()?;
-    let sum = bpb::evaluate(trainer.be, trainer.model, &buffers, batches.as_mut(), n, token_bytes)?;
-    let (step, bpb) = (progress.step, sum.bpb());
-    progress.val_bpb = Some(bpb);
-    progress.min_val_bpb = Some(progress.min_val_bpb.map_or(bpb, |m| m.min(bpb)));
-    out.line(LineKind::Event, &format!("Step {step:05} | Validation bpb: {bpb:.6}"));
-    out.row(json!({
-        "kind": "eval", "stage": "base", "step": step, "val_bpb": bpb, "tokens": sum.tokens,
-    }))
+/// Bits per byte of validation batches, between steps.
+pub(crate) struct Validation<'a> {
+    /// (B, T).
+    pub shape: (usize, usize),
+    /// Tokens of it.
+    pub tokens: usize,
+    /// Raw bytes of each token.
+    pub token_bytes: &'a [u32],
+    /// A fresh stream.
+    pub val: &'a mut dyn FnMut() -> Result<Box<dyn Batches>>,
+}
+
+impl Validation<'_> {
+    /// Measures and tells. Errors: a run that is asked to stop meanwhile saves and ends, and validates
+    /// when it goes on.
+    pub fn run(
+        &mut self,
+        session: &mut Session<'_>,
+        trainer: &mut Trainer<'_>,
+        train: &Replay<'_>,
+        progress: &mut Progress,
+        out: &mut dyn Observer,
+    ) -> Result<()> {
+        let (b, t) = self.shape;
+        let buffers = trainer.eval_buffers(b, t)?;
+        let n = (self.tokens / (b * t)).max(1);
+        let mut batches = session.until_asked((self.val)()?);
+        let (be, model) = (trainer.be, trainer.model);
+        let sum = bpb::evaluate(be, model, &buffers, batches.as_mut(), n, self.token_bytes);
+        let sum = match (sum, session.asked()) {
+            (Err(_), Some(why)) => return Err(session.stopped(why, trainer, train, progress, out)),
+            (sum, _) => sum?,
+        };
+        let (step, bpb) = (progress.step, sum.bpb());
+        progress.val_bpb = Some(bpb);
+        progress.val_step = Some(step);
+        progress.min_val_bpb = Some(progress.min_val_bpb.map_or(bpb, |m| m.min(bpb)));
+        out.line(LineKind::Event, &format!("Step {step:05} | Validation bpb: {bpb:.6}"));
+        session.row(step, json!({"kind": "eval", "val_bpb": bpb, "tokens": sum.tokens}), out);
+        Ok(())
+    }
 }
 
 /// Greedy continuations of the prompts, 16 tokens each. A prompt that cannot be continued (T is shorter

@@ -1,23 +1,120 @@
 //! What can go wrong between a batch and a checkpoint.
 
+use serde::Serialize;
+
+use crate::stop::Why;
+
+/// Something that a checkpoint and the run that would go on from it do not agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// What differs.
+    pub what: String,
+    /// In the checkpoint.
+    pub have: String,
+    /// In this run.
+    pub want: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, have, want } = self;
+        write!(f, "{what} differs: the checkpoint has {have}, this run {want}")
+    }
+}
+
+fn list(differences: &[Difference]) -> String {
+    differences.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn hint(can_force: bool) -> &'static str {
+    if can_force {
+        " (give what the checkpoint has, or go on all the same with --force, which is put on record)"
+    } else {
+        " (this is not the same run: begin a new one)"
+    }
+}
+
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The loss is not a finite number.
+    /// The loss or a gradient is not a finite number.
     #[error(
-        "step {step}: the loss is {loss} on micro step {micro_step}, batch {batch}: the run stopped \
-         before the optimizer step; the last checkpoint is untouched (a lower learning rate often helps)"
+        "step {step}: {tensor} is not finite (loss {loss}, micro step {micro_step}, batch {batch}): the \
+         optimizer did not step and the last checkpoint is untouched (a lower learning rate often helps)"
     )]
     NotFinite {
         /// Step.
         step: u64,
-        /// Micro step within the step.
+        /// Micro step within the step; the last one when a gradient is meant, which is of all.
         micro_step: usize,
-        /// Name of the batch.
+        /// Name of the batch, or of all batches of the step.
         batch: String,
         /// The loss.
         loss: f64,
+        /// The first tensor that is not finite: a parameter, a gradient, or the loss itself.
+        tensor: String,
+    },
+    /// The loss is far above those before it.
+    #[error(
+        "step {step}: the loss is {loss:.4}, above {limit:.4}, the limit that the steps before give \
+         (batch {batch}): the optimizer did not step"
+    )]
+    Spike {
+        /// Step.
+        step: u64,
+        /// Names of the batches.
+        batch: String,
+        /// The loss.
+        loss: f64,
+        /// The most that is no spike.
+        limit: f64,
+    },
+    /// Bad steps that going back did not cure.
+    #[error(
+        "stopped for good: {cause}; {skipped} bad steps in all, {tried}: look at that data and lower the \
+         learning rate; step {checkpoint} is the last good checkpoint"
+    )]
+    Diverged {
+        /// The last bad step.
+        cause: Box<Error>,
+        /// Bad steps so far.
+        skipped: u64,
+        /// What was tried, in words.
+        tried: String,
+        /// The checkpoint that stays.
+        checkpoint: u64,
+    },
+    /// A run that was asked to stop, within a step; the driver turns it into [`Error::Stopped`].
+    #[error("{why} within step {step}")]
+    Interrupted {
+        /// Step.
+        step: u64,
+        /// Why.
+        why: Why,
+    },
+    /// A run that was asked to stop, and did.
+    #[error("stopped by {why} after step {step}; {saved}")]
+    Stopped {
+        /// Why.
+        why: Why,
+        /// Steps taken.
+        step: u64,
+        /// What is on disk, and how to go on.
+        saved: String,
+    },
+    /// The run is at its end and cannot be saved.
+    #[error(
+        "all {step} steps are taken, but the last checkpoint cannot be written ({cause}): make room, then \
+         go on with --resume; step {checkpoint} is the last that was saved"
+    )]
+    Unsaved {
+        /// Steps taken.
+        step: u64,
+        /// What the system said.
+        cause: Box<Error>,
+        /// The checkpoint that stays; 0: none.
+        checkpoint: u64,
     },
     /// Values of a recipe that do not go together.
     #[error("{what}: {detail}")]
@@ -41,14 +138,12 @@ pub enum Error {
         budget: u64,
     },
     /// A checkpoint that does not belong to this run.
-    #[error("cannot resume: {what} differs: the checkpoint has {have}, this run {want}")]
+    #[error("cannot resume: {}{}", list(differences), hint(*can_force))]
     Resume {
-        /// What differs.
-        what: String,
-        /// In the checkpoint.
-        have: String,
-        /// In this run.
-        want: String,
+        /// All that differs.
+        differences: Vec<Difference>,
+        /// False when `--force` would not help.
+        can_force: bool,
     },
     /// A letter of a choice that the model cannot say in one token.
     #[error(

@@ -9,6 +9,7 @@
 //! | [`optim`] | parameter groups, rates, state |
 //! | [`base`], [`sft`], [`rl`] | what feeds the step, and what happens between steps |
 //! | [`resume`] | a trainer's state to and from a checkpoint |
+//! | [`survival`], [`guard`], [`stop`] | full disks, steps that must not reach the weights, being asked to stop |
 //! | [`metrics`] | step lines and `metrics.jsonl` |
 //! | [`eval`] | bits per byte, CORE, chat tasks, held-out questions |
 #![forbid(unsafe_code)]
@@ -17,13 +18,18 @@ pub mod base;
 pub mod batch_size;
 pub mod error;
 pub mod eval;
+mod finite;
+pub mod guard;
 pub mod metrics;
 pub mod optim;
 pub mod recipe;
+mod replay;
 pub mod resume;
 pub mod rl;
 pub mod schedule;
 pub mod sft;
 pub mod step;
+pub mod stop;
+pub mod survival;
 
 pub use error::{Error, Result};

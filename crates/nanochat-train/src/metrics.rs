@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub struct Metrics {
     file: File,
     path: PathBuf,
+    /// A row may have been cut short: the next one begins on a line of its own.
+    is_cut: bool,
 }
 
 impl Metrics {
@@ -35,15 +37,15 @@ impl Metrics {
             std::fs::rename(&tmp, path).map_err(io)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
-        Ok(Self { file, path: path.into() })
+        Ok(Self { file, path: path.into(), is_cut: false })
     }
 
     /// Appends one row.
     pub fn write(&mut self, row: &Value) -> Result<()> {
-        let line = format!("{row}\n");
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(|source| Error::Io { file: self.path.clone(), source })
+        let line = format!("{}{row}\n", if self.is_cut { "\n" } else { "" });
+        let written = self.file.write_all(line.as_bytes());
+        self.is_cut = written.is_err();
+        written.map_err(|source| Error::Io { file: self.path.clone(), source })
     }
 }
 
@@ -196,5 +198,6 @@ pub fn step_row(stage: &str, step: u64, smooth: f64, lrm: f64, r: &StepReport, s
         "tokens": r.tokens, "trained_tokens": r.trained_tokens,
         "padding_tokens": r.padding_tokens, "plan_ms": 1e3 * r.plan_s,
         "tokens_per_sec": r.tokens as f64 / r.dt_s, "epoch": r.epoch, "train_s": s,
+        "grad_norm": r.grad_norm,
     })
 }

@@ -8,6 +8,8 @@ use nanochat_gpt::weights::Reader;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::Difference;
+use crate::guard::Guard;
 use crate::metrics::{SmoothLoss, Totals};
 use crate::step::Trainer;
 use crate::{Error, Result};
@@ -38,6 +40,15 @@ pub struct TrainerState {
     /// Tokens so far.
     #[serde(default)]
     pub totals: Totals,
+    /// What it remembers of its losses.
+    #[serde(default)]
+    pub guard: Guard,
+    /// Step of the last validation; none in checkpoints of programs that did not say.
+    #[serde(default)]
+    pub val_step: Option<u64>,
+    /// Version of the program.
+    #[serde(default)]
+    pub version: String,
 }
 
 /// What a loop carries from step to step beside the trainer.
@@ -57,6 +68,10 @@ pub struct Progress {
     pub share: f64,
     /// Tokens so far.
     pub totals: Totals,
+    /// Losses of good steps, and bad steps so far.
+    pub guard: Guard,
+    /// Step of the last validation.
+    pub val_step: Option<u64>,
 }
 
 /// Names a run's settings and place.
@@ -70,14 +85,13 @@ pub struct Identity {
     pub settings: Value,
 }
 
-/// Writes a checkpoint of everything; keeps the newest `keep` steps.
+/// Writes a checkpoint of everything.
 pub fn save(
     dir: &Path,
     id: &Identity,
     trainer: &Trainer<'_>,
     batches: &dyn Batches,
     progress: &Progress,
-    keep: usize,
 ) -> Result<PathBuf> {
     let state = TrainerState {
         settings: id.settings.clone(),
@@ -89,6 +103,9 @@ pub fn save(
         min_val_bpb: progress.min_val_bpb,
         share: progress.share,
         totals: progress.totals,
+        guard: progress.guard.clone(),
+        val_step: progress.val_step,
+        version: env!("CARGO_PKG_VERSION").into(),
     };
     let meta = Meta {
         format: FORMAT,
@@ -104,9 +121,7 @@ pub fn save(
         Extra { name: OPTIMIZER, content: Content::Tensors(optimizer) },
         Extra { name: LOADER, content: Content::Bytes(batches.state()) },
     ];
-    let path = checkpoint::save(dir, trainer.model, &meta, extras)?;
-    checkpoint::prune(dir, keep)?;
-    Ok(path)
+    Ok(checkpoint::save(dir, trainer.model, &meta, extras)?)
 }
 
 /// The trainer's part of a meta.
@@ -117,24 +132,51 @@ pub fn trainer_state(step_dir: &Path, meta: &Meta) -> Result<TrainerState> {
     })
 }
 
-/// Restores optimizer and loader from a step whose weights the trainer's model already has.
+/// What a checkpoint gave back.
+pub struct Restored {
+    /// Where the run is.
+    pub progress: Progress,
+    /// What differs and was gone over by force.
+    pub differences: Vec<Difference>,
+    /// Lines for people.
+    pub notes: Vec<String>,
+}
+
+/// Restores optimizer and loader from a step whose weights the trainer's model already has. With `force`
+/// other settings, another tokenizer and other data are gone over; a loader that cannot go on with its
+/// state then begins anew.
 ///
-/// Errors: [`Error::Resume`] naming the first setting that differs.
+/// Errors: [`Error::Resume`] naming all that differs.
 pub fn restore(
     step_dir: &Path,
     id: &Identity,
     trainer: &mut Trainer<'_>,
     batches: &mut dyn Batches,
-) -> Result<Progress> {
+    force: bool,
+) -> Result<Restored> {
     let meta = checkpoint::meta(step_dir)?;
     let state = trainer_state(step_dir, &meta)?;
-    same("the stage", &meta.stage, id.stage)?;
-    same("the tokenizer", &meta.tokenizer, &id.tokenizer)?;
-    same_settings("", &state.settings, &id.settings)?;
-    same("the data", &state.loader, &batches.fingerprint())?;
+    let differences = differences(&meta, &state, id, &batches.fingerprint());
+    let can_force = !differences.iter().any(is_another_run);
+    if !differences.is_empty() && !(force && can_force) {
+        return Err(Error::Resume { differences, can_force });
+    }
+    let mut notes = Vec::new();
     load_optimizer(step_dir, trainer, state.optimizer_t)?;
-    batches.restore(&checkpoint::extra(step_dir, LOADER)?)?;
-    Ok(Progress {
+    match batches.restore(&checkpoint::extra(step_dir, LOADER)?) {
+        Err(e) if !differences.is_empty() => {
+            notes.push(format!("warning: the data begins anew: {e}"));
+        }
+        other => other?,
+    }
+    if !state.version.is_empty() && state.version != env!("CARGO_PKG_VERSION") {
+        notes.push(format!("note: the checkpoint was written by version {}", state.version));
+    }
+    Ok(Restored { progress: progress(&meta, &state), differences, notes })
+}
+
+fn progress(meta: &Meta, state: &TrainerState) -> Progress {
+    Progress {
         step: meta.step,
         smooth: SmoothLoss { ema: state.ema, n: state.ema_n },
         train_s: state.train_s,
@@ -142,7 +184,31 @@ pub fn restore(
         min_val_bpb: state.min_val_bpb,
         share: state.share,
         totals: state.totals,
-    })
+        guard: state.guard.clone(),
+        // Programs that did not say saved after validation.
+        val_step: state.val_step.or(Some(meta.step)),
+    }
+}
+
+/// Takes weights and optimizer back to a step; what the run has used up since - data, seconds, tokens -
+/// stays used up.
+pub fn roll_back(step_dir: &Path, trainer: &mut Trainer<'_>, now: &Progress) -> Result<Progress> {
+    let meta = checkpoint::meta(step_dir)?;
+    let state = trainer_state(step_dir, &meta)?;
+    load_weights(step_dir, trainer)?;
+    load_optimizer(step_dir, trainer, state.optimizer_t)?;
+    let then = progress(&meta, &state);
+    let guard = now.guard.rolled_back(&then.guard);
+    Ok(Progress { train_s: now.train_s, share: now.share, totals: now.totals, guard, ..then })
+}
+
+fn load_weights(step_dir: &Path, trainer: &Trainer<'_>) -> Result<()> {
+    let file = Reader::open(&step_dir.join("model.safetensors"))?;
+    let table = trainer.model.table();
+    for row in table.rows() {
+        file.read(&row.name, &table.view(trainer.model.params(), row.role))?;
+    }
+    Ok(())
 }
 
 /// Restores the optimizer alone (SFT begins with base's moments).
@@ -151,25 +217,38 @@ pub fn load_optimizer(step_dir: &Path, trainer: &mut Trainer<'_>, t: u64) -> Res
     trainer.optim.restore(trainer.model, &file, t)
 }
 
-fn same(what: &str, have: &str, want: &str) -> Result<()> {
-    if have == want {
-        return Ok(());
-    }
-    Err(Error::Resume { what: what.into(), have: have.into(), want: want.into() })
+/// All that a checkpoint and a run do not agree on; `data` is the fingerprint of the run's.
+pub fn differences(
+    meta: &Meta,
+    state: &TrainerState,
+    id: &Identity,
+    data: &str,
+) -> Vec<Difference> {
+    let mut settings = Vec::new();
+    checkpoint::fields("", &state.settings, &id.settings, &mut settings);
+    let names = [
+        (STAGE, meta.stage.as_str(), id.stage),
+        ("the tokenizer", &meta.tokenizer, &id.tokenizer),
+        ("the data", &state.loader, data),
+    ];
+    let differ = |what: &str, have: &str, want: &str| Difference {
+        what: what.into(),
+        have: have.into(),
+        want: want.into(),
+    };
+    let names = names.into_iter().filter(|(_, have, want)| have != want);
+    let names = names.map(|(what, have, want)| differ(what, have, want));
+    let settings = settings.into_iter().map(|(name, have, want)| {
+        differ(&format!("{SETTING}{name}"), &have.to_string(), &want.to_string())
+    });
+    names.chain(settings).collect()
 }
 
-/// Compares settings field by field, so that the one that differs can be named.
-fn same_settings(path: &str, have: &Value, want: &Value) -> Result<()> {
-    match (have, want) {
-        (Value::Object(a), Value::Object(b)) => {
-            for key in a.keys().chain(b.keys()) {
-                let at = format!("{path}{}{key}", if path.is_empty() { "" } else { "." });
-                let field =
-                    |m: &serde_json::Map<String, Value>| m.get(key).cloned().unwrap_or(Value::Null);
-                same_settings(&at, &field(a), &field(b))?;
-            }
-            Ok(())
-        }
-        _ => same(&format!("setting {path}"), &have.to_string(), &want.to_string()),
-    }
+const STAGE: &str = "the stage";
+const SETTING: &str = "setting ";
+
+/// True for what no force can go over: another kind of run, or a model of another shape.
+fn is_another_run(difference: &Difference) -> bool {
+    let setting = difference.what.strip_prefix(SETTING);
+    difference.what == STAGE || setting.is_some_and(|name| name.starts_with("config."))
 }

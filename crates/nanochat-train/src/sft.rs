@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use nanochat_data::Batches;
 use nanochat_gpt::checkpoint;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::Result;
-use crate::base::Outcome;
-use crate::eval::bpb;
+use crate::base::{Outcome, Validation};
 use crate::metrics::{LineKind, Observer, Pace, sft_step_line, step_row};
 use crate::optim::LearningRates;
-use crate::resume::{self, Identity, Progress};
+use crate::replay::Replay;
+use crate::resume::Identity;
 use crate::schedule::SftSchedule;
 use crate::step::Trainer;
+use crate::survival::{Session, Survival};
 
 /// Values of an SFT run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,14 @@ pub struct SftRun<'a> {
     pub val: &'a mut dyn FnMut() -> Result<Box<dyn Batches>>,
     /// Goes on from this step's directory.
     pub resume: Option<PathBuf>,
+    /// What happens to it that nobody planned.
+    pub survival: &'a Survival,
+}
+
+/// What names an SFT run: a checkpoint of another is not gone on with.
+pub fn identity(recipe: &SftRecipe, tokenizer: String) -> Identity {
+    let settings = serde_json::to_value(recipe).expect("a recipe has only string keys");
+    Identity { stage: "sft", tokenizer, settings }
 }
 
 /// Share of one pass over the data after a batch that began in pass `epoch`; `before` it was less.
@@ -69,23 +77,17 @@ fn share_of_pass(train: &dyn Batches, epoch: u64, before: f64) -> f64 {
 }
 
 /// Trains to the end; validates and saves on the way.
-pub fn run(
-    mut run: SftRun<'_>,
-    trainer: &mut Trainer<'_>,
-    out: &mut dyn Observer,
-) -> Result<Outcome> {
-    let recipe = run.recipe;
-    let id = Identity {
-        stage: "sft",
-        tokenizer: run.tokenizer.clone(),
-        settings: serde_json::to_value(recipe).expect("a recipe has only string keys"),
-    };
-    let mut progress = match &run.resume {
-        Some(dir) => resume::restore(dir, &id, trainer, run.train)?,
-        None => Progress::default(),
-    };
-    let first = progress.step;
+///
+/// Errors: [`crate::Error::Stopped`] when it was asked to stop, which is saved; see [`Survival`].
+pub fn run(run: SftRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) -> Result<Outcome> {
+    let SftRun { recipe, dir, tokenizer, token_bytes, train, val, resume, survival } = run;
+    let id = identity(recipe, tokenizer);
+    let mut session = Session::new(dir, &id, recipe.keep, survival);
+    let mut train = Replay::new(train);
+    let mut progress = session.begin(resume.as_deref(), trainer, &mut train, out)?;
     let mut pace = Pace::resumed(progress.train_s);
+    let shape = (recipe.device_batch_size, recipe.max_seq_len);
+    let mut validation = Validation { shape, tokens: recipe.eval_tokens, token_bytes, val };
     loop {
         let step = progress.step;
         let share = match recipe.num_iterations {
@@ -93,22 +95,26 @@ pub fn run(
             None => progress.share,
         };
         let done = share >= 1.0;
-        let resumed_here = run.resume.is_some() && step == first;
-        let due = |every: u64| !resumed_here && (done || (every > 0 && step.is_multiple_of(every)));
-        if due(recipe.eval_every) {
-            validate(&mut run, trainer, &mut progress, out)?;
+        let due = |every: u64| done || (every > 0 && step.is_multiple_of(every));
+        if due(recipe.eval_every) && progress.val_step != Some(step) {
+            validation.run(&mut session, trainer, &train, &mut progress, out)?;
         }
-        if due(recipe.save_every) && step > 0 {
-            progress.train_s = pace.train_s;
-            let path = resume::save(run.dir, &id, trainer, run.train, &progress, recipe.keep)?;
-            out.line(LineKind::Event, &format!("checkpoint {}", path.display()));
-        }
+        progress.train_s = pace.train_s;
         if done {
+            session.save_at_end(trainer, &train, &progress, out)?;
             break;
         }
+        if step > 0 && (due(recipe.save_every) || session.retries(step)) {
+            session.save(trainer, &train, &progress, out)?;
+        }
         let rates = recipe.schedule.at(step, share);
-        let report = trainer.step(step, run.train, recipe.accumulation, &rates)?;
-        progress.share = share_of_pass(run.train, report.epoch, progress.share);
+        let how = (recipe.accumulation, &rates);
+        let Some(report) = session.step(trainer, &mut train, &mut progress, how, out)? else {
+            // The data of a step that was passed over is used up, too.
+            progress.share = share_of_pass(&train, 1, progress.share);
+            continue;
+        };
+        progress.share = share_of_pass(&train, report.epoch, progress.share);
         progress.totals.push(&report);
         let smooth = progress.smooth.push(report.loss);
         progress.step += 1;
@@ -118,10 +124,11 @@ pub fn run(
         let eta = pace.push(report.dt_s, of.saturating_sub(progress.step));
         let lrm = rates.lr_multiplier;
         out.line(LineKind::Step, &sft_step_line(progress.step, of, smooth, lrm, &report, eta));
-        out.row(step_row("sft", progress.step, smooth, lrm, &report, pace.train_s))?;
+        let row = step_row("sft", progress.step, smooth, lrm, &report, pace.train_s);
+        session.row(progress.step, row, out);
     }
     progress.train_s = pace.train_s;
-    let checkpoint = checkpoint::step_dir(run.dir, progress.step);
+    let checkpoint = checkpoint::step_dir(dir, progress.step);
     Ok(Outcome {
         progress,
         checkpoint,
@@ -129,25 +136,4 @@ pub fn run(
         step_s: pace.median(),
         plans: trainer.plans(),
     })
-}
-
-fn validate(
-    run: &mut SftRun<'_>,
-    trainer: &Trainer<'_>,
-    progress: &mut Progress,
-    out: &mut dyn Observer,
-) -> Result<()> {
-    let (b, t) = (run.recipe.device_batch_size, run.recipe.max_seq_len);
-    let buffers = trainer.eval_buffers(b, t)?;
-    let n = (run.recipe.eval_tokens / (b * t)).max(1);
-    let mut batches = (run.val)()?;
-    let (be, model) = (trainer.be, trainer.model);
-    let sum = bpb::evaluate(be, model, &buffers, batches.as_mut(), n, run.token_bytes)?;
-    let (step, bpb) = (progress.step, sum.bpb());
-    progress.val_bpb = Some(bpb);
-    progress.min_val_bpb = Some(progress.min_val_bpb.map_or(bpb, |m| m.min(bpb)));
-    out.line(LineKind::Event, &format!("Step {step:05} | Validation bpb: {bpb:.4}"));
-    out.row(json!({
-        "kind": "eval", "stage": "sft", "step": step, "val_bpb": bpb, "tokens": sum.tokens,
-    }))
 }

@@ -1,7 +1,7 @@
 //! The train step: base, SFT and RL differ in what they feed it and in what they do between steps, and
 //! in nothing else.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nanochat_compute::ops::HeadLoss;
 use nanochat_compute::{Backend, DType, Tensor};
@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::optim::Optimizer;
 use crate::schedule::Rates;
-use crate::{Error, Result};
+use crate::stop::StopSignal;
+use crate::{Error, Result, finite};
 
 /// A model in training: weights, gradients, optimizer state, and one arena for everything else.
 pub struct Trainer<'a> {
@@ -32,6 +33,47 @@ pub struct Trainer<'a> {
     plans: u64,
     /// Micro steps taken.
     steps: u64,
+    /// Seconds of the longest micro step.
+    longest_s: f64,
+    /// What is looked at while a step goes.
+    pub watch: Watch,
+}
+
+/// What a step looks at while it goes; the default is nothing but finite numbers.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// A loss above it does not reach the weights.
+    pub loss_limit: f64,
+    /// Asked before every micro step.
+    pub stop: StopSignal,
+    /// Seconds that saving takes, to be left before a deadline.
+    pub save_s: f64,
+    /// For tests: gradients that are made not finite.
+    pub fault: Option<Fault>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        let stop = StopSignal::default();
+        Self { loss_limit: f64::INFINITY, stop, save_s: 0.0, fault: None }
+    }
+}
+
+/// For tests: a NaN is put into the gradients of the next `times` steps from step `from` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// First step.
+    pub from: u64,
+    /// How often.
+    pub times: u64,
+}
+
+impl Fault {
+    fn strikes(&mut self, step: u64) -> bool {
+        let strikes = step >= self.from && self.times > 0;
+        self.times -= u64::from(strikes);
+        strikes
+    }
 }
 
 /// How a step gets its memory.
@@ -64,6 +106,8 @@ pub struct StepReport {
     pub plan_s: f64,
     /// Pass over the data.
     pub epoch: u64,
+    /// `sqrt(sum g^2)` over all gradients.
+    pub grad_norm: f64,
 }
 
 /// Bytes of training a model on B rows of T, by arithmetic.
@@ -114,7 +158,19 @@ impl<'a> Trainer<'a> {
         let buffers = plan.views(&arena);
         let grads = be.alloc(model.table().len(), DType::F32)?;
         let mode = StepMode::Compiled;
-        Ok(Self { be, model, optim, grads, arena, buffers, mode, plans: 1, steps: 0 })
+        Ok(Self {
+            be,
+            model,
+            optim,
+            grads,
+            arena,
+            buffers,
+            mode,
+            plans: 1,
+            steps: 0,
+            longest_s: 0.0,
+            watch: Watch::default(),
+        })
     }
 
     /// The same trainer, stepping in this mode.
@@ -151,7 +207,8 @@ impl<'a> Trainer<'a> {
     /// One step: the gradients of `accumulation` micro batches, each the mean over its trained targets,
     /// then the optimizer.
     ///
-    /// Errors: [`Error::NotFinite`] before the optimizer has touched anything.
+    /// Errors: [`Error::NotFinite`] and [`Error::Spike`] before the optimizer has touched anything;
+    /// [`Error::Interrupted`] between micro steps when [`Watch::stop`] asks.
     pub fn step(
         &mut self,
         step: u64,
@@ -169,9 +226,15 @@ impl<'a> Trainer<'a> {
             data_s: 0.0,
             plan_s: 0.0,
             epoch: 0,
+            grad_norm: 0.0,
         };
+        let mut names = Vec::new();
         self.be.fill(&self.grads, 0.0)?;
         for micro_step in 0..accumulation {
+            let reserve = Duration::from_secs_f64(self.longest_s + self.watch.save_s);
+            if let Some(why) = self.watch.stop.asked(reserve) {
+                return Err(Error::Interrupted { step, why });
+            }
             let waiting = Instant::now();
             let batch = batches.next_batch()?;
             report.data_s += waiting.elapsed().as_secs_f64();
@@ -181,18 +244,52 @@ impl<'a> Trainer<'a> {
             }
             let loss = self.micro_step(&batch, accumulation)?;
             if !loss.is_finite() {
-                return Err(Error::NotFinite { step, micro_step, batch: batch.name, loss });
+                let bad = finite::first_not_finite(self.model.table(), self.model.params())?;
+                let tensor = bad.map_or("the loss".into(), |name| format!("the parameter {name}"));
+                return Err(Error::NotFinite { step, micro_step, batch: batch.name, loss, tensor });
             }
             report.loss += loss / accumulation as f64;
             report.tokens += batch.x.len();
             report.trained_tokens += batch.trained_tokens;
             report.padding_tokens += batch.padding_tokens;
             report.epoch = batch.epoch;
+            names.push(batch.name);
+            self.longest_s = self.longest_s.max(waiting.elapsed().as_secs_f64());
         }
+        report.grad_norm = self.check(step, report.loss, &names)?;
         let scratch = self.arena.slice(0..Optimizer::scratch_len(self.be, self.model.table()));
         self.optim.step(self.be, self.model, &self.grads, &scratch, rates)?;
         report.dt_s = start.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// The norm of the gradients. Errors: they must not reach the weights.
+    fn check(&mut self, step: u64, loss: f64, names: &[String]) -> Result<f64> {
+        if self.watch.fault.as_mut().is_some_and(|fault| fault.strikes(step)) {
+            self.grads.slice(0..1).write_f32(&[f32::NAN])?;
+        }
+        let table = self.model.table();
+        let c = self.model.config().n_embd;
+        let norm = finite::grad_norm(self.be, &self.grads, &self.arena, c)?;
+        if !norm.is_finite() {
+            let bad = finite::first_not_finite(table, &self.grads)?;
+            let tensor = bad.map_or("the norm of the gradients".into(), |name| {
+                format!("the gradient of {name}")
+            });
+            let micro_step = names.len().saturating_sub(1);
+            return Err(Error::NotFinite {
+                step,
+                micro_step,
+                batch: names.join(", "),
+                loss,
+                tensor,
+            });
+        }
+        let limit = self.watch.loss_limit;
+        if loss > limit {
+            return Err(Error::Spike { step, batch: names.join(", "), loss, limit });
+        }
+        Ok(norm)
     }
 
     /// Adds the gradients of one batch, weighted if it has weights; returns its mean loss over trained

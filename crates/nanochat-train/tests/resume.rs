@@ -18,6 +18,7 @@ use nanochat_train::recipe::{Ask, Recipe};
 use nanochat_train::schedule::SftSchedule;
 use nanochat_train::sft::{self, SftRecipe, SftRun};
 use nanochat_train::step::Trainer;
+use nanochat_train::survival::Survival;
 use nanochat_train::{Error, Result};
 use serde_json::Value;
 use tiny::{Stops, Told, params};
@@ -88,6 +89,7 @@ fn base_with(stage: Stage<'_>, recipe: &Recipe, told: &mut Told) -> Result<(Outc
         train: stage.train,
         val: &mut || Ok(Box::new(tiny::loader(1000))),
         resume: stage.resume,
+        survival: &Survival::default(),
     };
     let outcome = base::run(run, &mut trainer, told)?;
     Ok((outcome, params(&model)))
@@ -398,6 +400,7 @@ fn talk(
         train,
         val: &mut || Ok(Box::new(packer(3))),
         resume,
+        survival: &Survival::default(),
     };
     let outcome = sft::run(run, &mut trainer, told)?;
     Ok((outcome, params(&model)))

@@ -70,6 +70,7 @@ fn run(train: &mut dyn Batches, num_iterations: Option<u64>) -> (Outcome, Told) 
         train,
         val: &mut || Ok(Box::new(packer(mixed(), PackConfig::new(2, 32)))),
         resume: None,
+        survival: &nanochat_train::survival::Survival::default(),
     };
     let outcome = sft::run(sft, &mut trainer, &mut told).expect("a whole run");
     let values = model.params().to_vec_f32().expect("f32");

@@ -237,7 +237,7 @@ pub enum Command {
     Sandbox(cmd::sandbox::SandboxCommand),
     /// Say what this machine offers: CPU, memory, GPUs and their libraries.
     Doctor,
-    /// Look at checkpoints: list, verify, prune.
+    /// Look at checkpoints: list, verify, compare, prune.
     #[command(subcommand)]
     Checkpoint(cmd::checkpoint::CheckpointCommand),
 }

@@ -52,6 +52,14 @@ pub fn device() -> (String, u64) {
     (cpu, memory.unwrap_or(0))
 }
 
+/// Name of this machine in its network; `?` where the system does not say.
+pub fn host() -> String {
+    #[cfg(unix)]
+    return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    return std::env::var("COMPUTERNAME").unwrap_or_else(|_| "?".into());
+}
+
 /// The program's version and what tells this build from another: the size and age of its file.
 pub fn build() -> String {
     let file = std::env::current_exe().and_then(std::fs::metadata);

@@ -4,21 +4,27 @@
 //! `batch` rows of a micro batch | `memory` what this process may still have |
 //! `run_dir` where a run keeps its files | `sampling` a test of first tokens |
 //! `pipeline` the stages | `stage` what a stage says of itself |
+//! `run_lock` one trainer a run | `supervise` starting it again | `preflight` room on the disk |
+//! `exit` what the exit code says |
 //! `screen` what a person sees while it goes | `machine` what it runs on | `report` what it reached
 #![forbid(unsafe_code)]
 
 mod batch;
 mod cli;
 mod cmd;
+mod exit;
 mod figures;
 mod machine;
 mod memory;
 mod pipeline;
+mod preflight;
 mod report;
 mod run_dir;
+mod run_lock;
 mod sampling;
 mod screen;
 mod stage;
+mod supervise;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -32,8 +38,9 @@ fn main() -> ExitCode {
         // `nanochat ... | head` is no failure.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", message(&e));
-            ExitCode::FAILURE
+            let (code, begin) = exit::code(&e);
+            eprintln!("{begin}{}", message(&e));
+            ExitCode::from(code)
         }
     }
 }

@@ -19,14 +19,17 @@ use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use nanochat_train::base::{BaseRun, Cadence, Outcome};
 use nanochat_train::optim::Optimizer;
 use nanochat_train::recipe::Recipe;
-use nanochat_train::resume;
+use nanochat_train::resume::{self, Identity};
 use nanochat_train::sft::{SftRecipe, SftRun};
 use nanochat_train::step::{StepMode, Trainer};
+use nanochat_train::survival::Survival;
 use nanochat_train::{base, sft};
+use serde_json::json;
 
 use crate::cli::Weights;
 use crate::run_dir::RunDir;
 use crate::screen::Screen;
+use crate::{machine, preflight};
 
 /// Batches made ahead on their own thread.
 const AHEAD: usize = 4;
@@ -287,6 +290,10 @@ pub fn train_base(
         bytes.state as f64 / 1e9,
         bytes.arena as f64 / 1e9
     ));
+    let id = base::identity(recipe, tokenizer);
+    let state = (&trainer, &batches as &dyn Batches, &id);
+    let survival = &options.survival;
+    before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
     let base = BaseRun {
         recipe,
         cadence: &cadence,
@@ -295,12 +302,13 @@ pub fn train_base(
         train: &mut batches,
         val: &mut fresh,
         resume,
+        survival,
     };
     base::run(base, &mut trainer, &mut screen).context("pretraining stopped")
 }
 
 /// What a stage is told beside its recipe.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StageOptions {
     /// Go on from the newest valid step.
     pub resume: bool,
@@ -308,6 +316,36 @@ pub struct StageOptions {
     pub seed: u64,
     /// The user gave `--eval-tokens`: it is not cut to one pass.
     pub eval_tokens_given: bool,
+    /// What happens that nobody planned.
+    pub survival: Survival,
+}
+
+/// Room on the disk and, when `--force` goes on with another run's checkpoint, a record in run.json.
+fn before_training(
+    run: &RunDir,
+    dir: &Path,
+    (trainer, train, id): (&Trainer<'_>, &dyn Batches, &Identity),
+    resume: Option<&Path>,
+    survival: &Survival,
+    screen: &mut Screen,
+) -> Result<()> {
+    // Weights, moments and gradients are the state; the gradients are not saved.
+    let bytes = trainer.bytes().state - 4 * trainer.model.table().len();
+    if let Some(warning) = preflight::room(dir, bytes as u64, survival.force)? {
+        screen.say(&warning);
+    }
+    let Some(step_dir) = resume.filter(|_| survival.force) else { return Ok(()) };
+    let meta = checkpoint::meta(step_dir)?;
+    let state = resume::trainer_state(step_dir, &meta)?;
+    let differences = resume::differences(&meta, &state, id, &train.fingerprint());
+    if !differences.is_empty() {
+        let row = json!({
+            "stage": id.stage, "step": meta.step, "when": machine::unix_seconds(),
+            "differences": differences,
+        });
+        run.note("forced", row)?;
+    }
+    Ok(())
 }
 
 /// How SFT makes its rows, and how its step gets its memory.
@@ -377,6 +415,10 @@ pub fn train_sft(
         from.display()
     ));
     let token_bytes = tokenizer.token_bytes();
+    let id = sft::identity(recipe, tokenizer.fingerprint());
+    let state = (&trainer, &batches as &dyn Batches, &id);
+    let survival = &options.survival;
+    before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
     let sft = SftRun {
         recipe,
         dir: &dir,
@@ -385,6 +427,7 @@ pub fn train_sft(
         train: &mut batches,
         val: &mut fresh,
         resume,
+        survival,
     };
     let outcome = sft::run(sft, &mut trainer, &mut screen).context("finetuning stopped")?;
     if packing.is_static() && outcome.plans != 1 {

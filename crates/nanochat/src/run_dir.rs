@@ -4,6 +4,7 @@
 //! <run>/run.json        command, settings, versions, machine
 //!       metrics.jsonl   one object a step or evaluation
 //!       log.txt         what was printed
+//!       lock            who trains in it
 //!       tokenizer/      tokenizer.json
 //!       base/ sft/      checkpoints
 //!       stages.json     seconds of each stage, over all sessions
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 /// `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: data, tokenizers, runs.
 pub fn base_dir() -> PathBuf {
@@ -104,6 +106,22 @@ impl RunDir {
         std::fs::write(&tmp, text + "\n")
             .and_then(|()| std::fs::rename(&tmp, &to))
             .with_context(|| format!("cannot write {}", to.display()))
+    }
+
+    /// Appends to a list of run.json.
+    pub fn note(&self, list: &str, entry: Value) -> Result<()> {
+        let mut all: Value = self.read_json("run.json")?.unwrap_or_else(|| json!({}));
+        match &mut all[list] {
+            Value::Array(entries) => entries.push(entry),
+            none => *none = json!([entry]),
+        }
+        self.write_json("run.json", &all)
+    }
+
+    /// A list of run.json that an earlier session wrote with [`RunDir::note`].
+    pub fn noted(&self, list: &str) -> Option<Value> {
+        let all: Value = self.read_json("run.json").ok()??;
+        Some(all[list].clone()).filter(Value::is_array)
     }
 
     /// Reads a JSON file, if it is there.

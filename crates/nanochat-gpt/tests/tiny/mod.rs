@@ -127,10 +127,12 @@ pub fn params(model: &Nano) -> Vec<u32> {
     bits(&model.params().to_vec_f32().expect("f32"))
 }
 
+/// Names in a folder, but for the hint that every save leaves.
 pub fn entries(dir: &Path) -> Vec<String> {
     let name = |e: std::io::Result<fs::DirEntry>| e.expect("an entry").file_name();
     let read = fs::read_dir(dir).expect("a folder");
     let mut names: Vec<String> = read.map(|e| name(e).to_string_lossy().into_owned()).collect();
+    names.retain(|name| name != "LATEST");
     names.sort();
     names
 }

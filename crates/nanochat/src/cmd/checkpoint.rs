@@ -1,4 +1,4 @@
-//! `nanochat checkpoint`: lists, checks and thins out the saved steps of a run.
+//! `nanochat checkpoint`: lists, checks, compares and thins out the saved steps of a run.
 //!
 //! In: a run, a folder of steps, or one step. Out: a table, a verdict, fewer steps.
 
@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use nanochat_gpt::checkpoint::{self, Meta};
+use nanochat_gpt::checkpoint::{self, Keep, Meta};
 use nanochat_gpt::nano::count::ParamCount;
 use serde_json::json;
 
 use crate::cli::Global;
 use crate::figures::{count, parameters, size, thousands};
+use crate::run_lock::RunLock;
 
 /// What to do with checkpoints.
 #[derive(Subcommand)]
@@ -29,6 +30,11 @@ pub enum CheckpointCommand {
     /// Remove all but the newest steps of each stage, if the newest is whole.
     #[command(after_help = "Example:\n  nanochat checkpoint prune runs/d4 --keep 2")]
     Prune(PruneArgs),
+    /// What differs between two steps: settings, files, tensors.
+    #[command(after_help = "Examples:\n  \
+        nanochat checkpoint diff runs/a/base/step-000100 runs/b/base/step-000100\n\n\
+        Exit code 1 says that they differ.")]
+    Diff(DiffArgs),
 }
 
 /// Where to look.
@@ -48,6 +54,23 @@ pub struct PruneArgs {
     /// Steps that stay in each stage, at least 1.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     keep: u64,
+    /// Steps that are a multiple of this stay too; 0: none.
+    #[arg(long, value_name = "M", default_value_t = 0)]
+    keep_every: u64,
+    /// The step that validated best stays too.
+    #[arg(long)]
+    keep_best: bool,
+}
+
+/// Flags of `checkpoint diff`.
+#[derive(Args)]
+pub struct DiffArgs {
+    /// A run, a folder of steps (its newest valid one), or one step.
+    #[arg(value_name = "A")]
+    a: PathBuf,
+    /// Another.
+    #[arg(value_name = "B")]
+    b: PathBuf,
 }
 
 /// Runs `nanochat checkpoint`.
@@ -57,6 +80,7 @@ pub fn run(command: &CheckpointCommand, global: &Global) -> Result<()> {
         CheckpointCommand::Ls(args) => ls(&args.dir, global, &mut out),
         CheckpointCommand::Verify(args) => verify(&args.dir, global, &mut out),
         CheckpointCommand::Prune(args) => prune(args, global, &mut out),
+        CheckpointCommand::Diff(args) => diff(args, global, &mut out),
     }
 }
 
@@ -170,6 +194,8 @@ fn prune(args: &PruneArgs, global: &Global, out: &mut dyn Write) -> Result<()> {
     for stage in stages(&args.dir)? {
         let before: Vec<_> =
             checkpoint::steps(&stage)?.into_iter().map(|(_, p)| (bytes(&p), p)).collect();
+        let _lock = RunLock::of_steps(&stage)?;
+        let keep = Keep { last: keep, every: args.keep_every, best: args.keep_best };
         checkpoint::prune(&stage, keep).with_context(|| {
             format!("nothing is removed from {}: its newest step must be whole", stage.display())
         })?;
@@ -183,6 +209,46 @@ fn prune(args: &PruneArgs, global: &Global, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{} removed, {} freed", count(n, "step"), size(freed as f64))?;
     if global.json {
         writeln!(out, "{}", json!({ "removed": removed, "freed_bytes": freed }))?;
+    }
+    Ok(())
+}
+
+/// The step that is meant: `dir` itself, its newest valid one, or that of its only stage.
+fn one_step(dir: &Path) -> Result<PathBuf> {
+    if dir.join("manifest.json").exists() || !checkpoint::steps(dir)?.is_empty() {
+        return Ok(checkpoint::latest(dir)?.0);
+    }
+    match &stages(dir)?[..] {
+        [stage] => Ok(checkpoint::latest(stage)?.0),
+        many => bail!("{} holds {} stages: give one of them", dir.display(), many.len()),
+    }
+}
+
+/// Errors: they differ.
+fn diff(args: &DiffArgs, global: &Global, out: &mut dyn Write) -> Result<()> {
+    let (a, b) = (one_step(&args.a)?, one_step(&args.b)?);
+    let diff = checkpoint::diff(&a, &b)?;
+    for (name, x, y) in &diff.meta {
+        writeln!(out, "meta    {name}: {x} | {y}")?;
+    }
+    for file in &diff.files {
+        writeln!(out, "file    {file}")?;
+    }
+    for t in &diff.tensors {
+        let far =
+            t.max.map_or("one has it, or shapes differ".into(), |max| format!("by up to {max:e}"));
+        writeln!(out, "tensor  {}: {} of {} values differ, {far}", t.name, t.differ, t.len)?;
+    }
+    if diff.is_empty() {
+        writeln!(out, "the same: {} and {}", a.display(), b.display())?;
+    }
+    if global.json {
+        let row = json!({ "a": a, "b": b, "same": diff.is_empty(), "diff": diff });
+        writeln!(out, "{row}")?;
+    }
+    if !diff.is_empty() {
+        let n = (diff.meta.len() + diff.files.len() + diff.tensors.len()) as u64;
+        bail!("{} and {} differ in {}", a.display(), b.display(), count(n, "place"));
     }
     Ok(())
 }

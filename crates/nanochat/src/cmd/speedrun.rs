@@ -24,16 +24,18 @@ use nanochat_train::base::Outcome;
 use nanochat_train::batch_size::Job;
 use nanochat_train::eval::held_out::{self, Score};
 use nanochat_train::recipe::{Ask, Recipe};
+use nanochat_train::survival::Survival;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::train::{CadenceFlags, RecipeFlags};
+use super::train::{CadenceFlags, RecipeFlags, SurvivalFlags};
 use crate::batch::{self, BatchFlags};
 use crate::cli::{Global, Weights};
 use crate::figures::thousands;
 use crate::machine::{self, Machine};
 use crate::pipeline::{self, StageOptions};
 use crate::run_dir::{RunDir, base_dir};
+use crate::run_lock::RunLock;
 use crate::screen::Screen;
 use crate::stage::{Optimizations, Stage};
 use dry_run::dry_run;
@@ -99,6 +101,9 @@ pub struct SpeedrunArgs {
     /// Evaluations, samples, checkpoints.
     #[command(flatten)]
     pub cadence: CadenceFlags,
+    /// How the run survives.
+    #[command(flatten)]
+    pub survival: SurvivalFlags,
 }
 
 /// The run between its stages: what is done, and how long it took over all sessions.
@@ -131,6 +136,7 @@ struct Pipeline<'a> {
     run: RunDir,
     state: State,
     resume: bool,
+    survival: Survival,
 }
 
 /// Runs the command.
@@ -143,13 +149,15 @@ pub fn run(args: &SpeedrunArgs, global: &Global) -> Result<()> {
         return dry_run(be, &plan, &recipe);
     }
     let run = open_run(args, &plan)?;
+    let _lock = RunLock::take(&run)?;
+    let survival = args.survival.listen(false)?;
     let state = run.read_json(STATE)?.unwrap_or_default();
     if plan.baseline {
         global.expect_cpu("--baseline")?;
     }
     let eager = if plan.baseline { Some(Eager::new(global.cpu()?)) } else { None };
     let (ask, resume) = (plan.ask.clone(), args.resume);
-    let mut pipeline = Pipeline { be, eager, plan, ask, recipe, run, state, resume };
+    let mut pipeline = Pipeline { be, eager, plan, ask, recipe, run, state, resume, survival };
     pipeline.record(global)?;
     pipeline.go(global)
 }
@@ -251,7 +259,8 @@ impl Pipeline<'_> {
 
     fn options(&self) -> StageOptions {
         let seed = self.plan.seed;
-        StageOptions { resume: self.resume, seed, eval_tokens_given: false }
+        let survival = self.survival.clone();
+        StageOptions { resume: self.resume, seed, eval_tokens_given: false, survival }
     }
 
     /// The rows of a stage's micro batch, chosen, said and noted.

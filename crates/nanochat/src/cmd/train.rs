@@ -2,6 +2,7 @@
 
 mod flags;
 mod rl;
+mod survive;
 
 use std::time::Instant;
 
@@ -24,10 +25,13 @@ use crate::cli::Global;
 use crate::machine;
 use crate::pipeline::{self, Corpus, StageOptions, Talks};
 use crate::run_dir::RunDir;
+use crate::run_lock::RunLock;
 use crate::screen::Screen;
 use crate::stage::{Optimizations, Stage};
+use crate::supervise;
 
 pub use flags::{BaseArgs, CadenceFlags, RecipeFlags, SftArgs, bad_rows};
+pub use survive::SurvivalFlags;
 
 /// What to train.
 #[derive(Subcommand)]
@@ -58,6 +62,11 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     let start = Instant::now();
     let depth = args.recipe.depth.unwrap_or(Ask::default().depth);
     let run = RunDir::open_or_create(args.run.as_deref(), &format!("d{depth}"))?;
+    let survival = args.survival.listen(args.force)?;
+    if args.supervise {
+        return supervise::run(&run, "base", args.resume, &survival.stop);
+    }
+    let _lock = RunLock::take(&run)?;
     let tokenizer = match &args.tokenizer {
         Some(path) => {
             let tokenizer = nanochat_tokenizer::Tokenizer::load(path)?;
@@ -86,18 +95,21 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     let (b, choice) = batch::settle(&*be, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
     drop(screen);
     let recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..ask })?;
-    run.write_json(
-        "run.json",
-        &json!({
-            "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
-            "started": machine::unix_seconds(), "machine": machine::Machine::here(global)?,
-            "settings": {"base": &recipe},
-        }),
-    )?;
+    let forced = run.noted("forced").filter(|_| args.resume);
+    let mut record = json!({
+        "command": std::env::args().collect::<Vec<_>>(), "version": machine::VERSION,
+        "started": machine::unix_seconds(), "machine": machine::Machine::here(global)?,
+        "settings": {"base": &recipe},
+    });
+    if let Some(forced) = forced {
+        record["forced"] = forced;
+    }
+    run.write_json("run.json", &record)?;
     let options = StageOptions {
         resume: args.resume,
         seed: global.seed,
         eval_tokens_given: args.cadence.eval_tokens.is_some(),
+        survival,
     };
     let outcome = pipeline::train_base(&*be, &run, &tokenizer, &recipe, &cadence, &data, options)?;
     let mut optimizations = Optimizations::default();
@@ -113,6 +125,11 @@ pub fn starter_documents(tokens: f64) -> usize {
 fn sft(args: &SftArgs, global: &Global) -> Result<()> {
     let start = Instant::now();
     let run = RunDir::find(args.run.as_deref())?;
+    let survival = args.survival.listen(args.force)?;
+    if args.supervise {
+        return supervise::run(&run, "sft", args.resume, &survival.stop);
+    }
+    let _lock = RunLock::take(&run)?;
     let tokenizer = run.tokenizer()?;
     let from = match &args.from {
         Some(path) => checkpoint::latest(path)?.0,
@@ -145,7 +162,8 @@ fn sft(args: &SftArgs, global: &Global) -> Result<()> {
     let (b, choice) = batch::settle(be, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
     drop(screen);
     let recipe = sizes.recipe(args, b);
-    let options = StageOptions { resume: args.resume, seed: global.seed, eval_tokens_given: true };
+    let (resume, seed) = (args.resume, global.seed);
+    let options = StageOptions { resume, seed, eval_tokens_given: true, survival };
     let outcome =
         pipeline::train_sft(be, &run, &tokenizer, &from, &recipe, data, packing, options)?;
     let mut optimizations = Optimizations::default();

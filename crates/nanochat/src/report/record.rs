@@ -151,6 +151,12 @@ impl Record {
                     let bpb = number(&row, "val_bpb").map(|v| (step, v));
                     self.stage(stage).val_bpb.extend(bpb);
                 }
+                // What happened beside the steps is for the log.
+                (
+                    Some("skip" | "rollback" | "alarm" | "recovered" | "forced" | "stopped"),
+                    _,
+                    _,
+                ) => {}
                 _ => skipped += 1,
             }
         }

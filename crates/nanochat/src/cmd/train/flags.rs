@@ -10,6 +10,7 @@ use nanochat_train::optim::LearningRates;
 use nanochat_train::recipe::Ask;
 use nanochat_train::step::StepMode;
 
+use super::survive::SurvivalFlags;
 use crate::batch::BatchFlags;
 use crate::pipeline::Packing;
 
@@ -37,6 +38,15 @@ pub struct BaseArgs {
     /// Goes on from the run's newest valid checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Goes on although settings, tokenizer or data differ from the checkpoint's; put on record.
+    #[arg(long)]
+    pub force: bool,
+    /// Trains in a process of its own and starts it again after a crash.
+    #[arg(long)]
+    pub supervise: bool,
+    /// How the run survives.
+    #[command(flatten)]
+    pub survival: SurvivalFlags,
     /// Sizes, steps and rates.
     #[command(flatten)]
     pub recipe: RecipeFlags,
@@ -177,7 +187,7 @@ pub struct CadenceFlags {
     /// Steps between checkpoints; 0: at the end only (default: 0).
     #[arg(long)]
     pub save_every: Option<u64>,
-    /// Checkpoints kept (default: 3).
+    /// Newest checkpoints kept, at least 2, beside the one that validated best (default: 3).
     #[arg(long)]
     pub keep: Option<usize>,
 }
@@ -254,6 +264,15 @@ pub struct SftArgs {
     /// Goes on from the run's newest valid SFT checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Goes on although settings, tokenizer or data differ from the checkpoint's; put on record.
+    #[arg(long)]
+    pub force: bool,
+    /// Trains in a process of its own and starts it again after a crash.
+    #[arg(long)]
+    pub supervise: bool,
+    /// How the run survives.
+    #[command(flatten)]
+    pub survival: SurvivalFlags,
     /// T (default: the base run's).
     #[arg(long)]
     pub max_seq_len: Option<usize>,
