@@ -10,6 +10,7 @@
 //! | `backend` | [`crate::Backend`]: checks, launches |
 //! | `products` | operands to matrix products |
 //! | `head`, `attention`, `muon`, `tables` | operations of several kernels |
+//! | `step` | fused operations of a decode step of few rows |
 //! | `recordings` | work that is queued again and again, replayed |
 //!
 //! Activations are bf16 (or f32), everything that is summed or kept from step to step is f32. Sums run
@@ -28,6 +29,7 @@ mod muon;
 mod products;
 mod recordings;
 mod source;
+mod step;
 mod tables;
 
 use std::cell::{Cell, RefCell};
@@ -148,6 +150,10 @@ enum Work {
     Order,
     /// Attention's own.
     Attention,
+    /// Blocks that are done with a shared result: all zero between launches.
+    Arrived,
+    /// The largest numbers of parts of rows.
+    Found,
     /// Muon's sums and factors.
     Muon,
 }

@@ -11,6 +11,7 @@ use super::buffers::{Buffers, LayerBuffers, Mode, StepPlan};
 use super::cache::Cache;
 use super::forward::Past;
 use super::packed::PackedWeights;
+use super::step::{Step, StepPast};
 use super::table::Role;
 use crate::model::{Decoder, likeliest};
 use crate::{Error, Result};
@@ -31,6 +32,10 @@ pub struct NanoDecoder<'a> {
     last: Tensor,
     arena: Tensor,
     buffers: Option<(Buffers, Edge)>,
+    /// Of a step that the device runs in fused operations.
+    step: Option<Step>,
+    /// (rows): what [`Decoder::decode_likeliest`] found.
+    found: Tensor,
 }
 
 /// What smear needs at the border of two calls.
@@ -119,8 +124,22 @@ impl<'a> NanoDecoder<'a> {
         let weights = PackedWeights::new(be, model, format)?;
         let cache = Cache::new(be, &model.config, dtype)?;
         let last = be.alloc(model.config.n_embd, be.step_style().activations)?;
-        let arena = be.alloc(0, DType::F32)?;
-        Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
+        let (arena, found) = (be.alloc(0, DType::F32)?, be.alloc(1, DType::I32)?);
+        let (len, rows, buffers, step) = (0, 1, None, None);
+        Ok(Self {
+            be,
+            model,
+            max_len,
+            len,
+            rows,
+            weights,
+            cache,
+            last,
+            arena,
+            buffers,
+            step,
+            found,
+        })
     }
 
     /// Bytes of keys and values that are held: windowed layers hold their window, rows of one prompt
@@ -161,18 +180,25 @@ impl<'a> NanoDecoder<'a> {
         if self.buffers.as_ref().is_some_and(|(b, _)| (b.b, b.t) == shape) {
             return Ok(());
         }
-        self.buffers = None;
+        (self.buffers, self.step) = (None, None);
         let plan = StepPlan::on(self.be, &self.model.config, self.rows, t, Mode::Eval);
         if plan.bytes() > self.arena.bytes() {
             self.arena = plan.layout().allocate(self.be)?;
         }
         let edge = Edge::new(self.be, self.rows, t, self.model.config.n_embd)?;
         self.buffers = Some((plan.views(&self.arena), edge));
+        if self.found.len() != self.rows {
+            self.found = self.be.alloc(self.rows, DType::I32)?;
+        }
+        if t == 1 {
+            self.step = Step::new(self.be, &self.model.config, self.rows)?;
+        }
         Ok(())
     }
 
-    /// Feeds (rows, t) ids; returns the logits (rows, V) after the last column, on the device.
-    fn feed(&mut self, ids: &[u32], t: usize) -> Result<Tensor> {
+    /// Feeds (rows, t) ids; leaves the logits (rows, V) after the last column on the device, and returns
+    /// them. With `finds`, the id of each row's largest one is left in `found`.
+    fn feed(&mut self, ids: &[u32], t: usize, finds: bool) -> Result<Tensor> {
         self.plan(t)?;
         self.cache.begin(self.be, self.len, t)?;
         let (bufs, _) = self.buffers.as_ref().expect("planned above");
@@ -181,18 +207,40 @@ impl<'a> NanoDecoder<'a> {
         // Tables that must grow do so before anything is recorded.
         let (cos, sin) = self.model.rope.tables(self.be, self.len + t)?;
         let n = self.rows * t;
+        let logits = bufs.logits.slice(0..self.rows * self.model.config.vocab_size);
         let run = || {
-            self.model.forward_body(self.be, bufs, self)?;
-            // More than one row means one column; one row means that its last column is the last of all.
-            let c = self.model.config.n_embd;
-            let x = bufs.yf.slice((n - self.rows) * c..n * c);
-            self.model.head_on(self.be, bufs, self, &x, self.rows)
+            match &self.step {
+                // Smear has a neighbour that is not in the step.
+                Some(step) if self.len > 0 => {
+                    let past = StepPast {
+                        weights: &self.weights,
+                        cache: &self.cache,
+                        tokens: &bufs.tokens,
+                        last: &self.last,
+                        tables: (&cos, &sin),
+                        logits: &logits,
+                    };
+                    step.run(self.be, self.model, &past)?;
+                }
+                _ => {
+                    self.model.forward_body(self.be, bufs, self)?;
+                    // More than one row means one column; one row means that its last column is the last
+                    // of all.
+                    let c = self.model.config.n_embd;
+                    let x = bufs.yf.slice((n - self.rows) * c..n * c);
+                    self.model.head_on(self.be, bufs, self, &x, self.rows)?;
+                }
+            }
+            match finds {
+                true => Ok(self.be.argmax(&self.found, &logits, self.model.config.vocab_size)?),
+                false => Ok(()),
+            }
         };
-        let logits = if t == 1 && self.len > 0 && self.is_placed() {
-            self.replay([cos.address(), sin.address()], &run)?
+        if t == 1 && self.len > 0 && self.is_placed() {
+            self.replay([cos.address(), sin.address(), u64::from(finds)], &run)?;
         } else {
-            run()?
-        };
+            run()?;
+        }
         self.model.count(n);
         self.len += t;
         self.cache.end(self.len);
@@ -205,18 +253,19 @@ impl<'a> NanoDecoder<'a> {
     }
 
     /// One step, as it was recorded where it was.
-    fn replay(&self, tables: [u64; 2], run: &dyn Fn() -> Result<Tensor>) -> Result<Tensor> {
-        let (bufs, edge) = self.buffers.as_ref().expect("planned before the layers run");
+    fn replay(&self, more: [u64; 3], run: &dyn Fn() -> Result<()>) -> Result<()> {
+        let (_, edge) = self.buffers.as_ref().expect("planned before the layers run");
         let mut key = self.cache.addresses();
-        key.extend(tables);
+        key.extend(more);
         key.extend(edge.addresses());
         let config = &self.model.config;
         key.extend([self.rows as u64, self.arena.address(), self.last.address()]);
         key.extend([self.model.params.address(), config.n_layer as u64, config.n_embd as u64]);
+        key.extend([self.found.address(), self.step.as_ref().map_or(0, Step::address)]);
         key.extend(self.weights.addresses());
         let mut failed = None;
         let queued = self.be.replay(&key, &mut || match run() {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(Error::Compute(e)) => Err(e),
             Err(e) => {
                 // Told to the device in its own words, to the caller in these.
@@ -228,7 +277,7 @@ impl<'a> NanoDecoder<'a> {
         match (failed, queued) {
             (Some(e), _) => Err(e),
             (None, Err(e)) => Err(e.into()),
-            (None, Ok(())) => Ok(bufs.logits.slice(0..self.rows * config.vocab_size)),
+            (None, Ok(())) => Ok(()),
         }
     }
 }
@@ -336,7 +385,7 @@ impl Decoder for NanoDecoder<'_> {
         self.check(ids, ids.len())?;
         let mut logits = Vec::new();
         for piece in ids.chunks(PREFILL_TOKENS) {
-            logits = self.feed(piece, piece.len())?.to_vec_f32()?;
+            logits = self.feed(piece, piece.len(), false)?.to_vec_f32()?;
         }
         Ok(logits)
     }
@@ -362,7 +411,7 @@ impl Decoder for NanoDecoder<'_> {
             return Err(Error::Config { field: "decode", detail });
         }
         self.check(ids, 1)?;
-        Ok(self.feed(ids, 1)?.to_vec_f32()?)
+        Ok(self.feed(ids, 1, false)?.to_vec_f32()?)
     }
 
     fn decode_likeliest(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
@@ -370,9 +419,7 @@ impl Decoder for NanoDecoder<'_> {
             return Ok(likeliest(&self.decode(ids)?, self.rows));
         }
         self.check(ids, 1)?;
-        let logits = self.feed(ids, 1)?;
-        let found = self.be.alloc(self.rows, DType::I32)?;
-        self.be.argmax(&found, &logits, self.model.config.vocab_size)?;
-        Ok(found.to_vec_i32()?.into_iter().map(|id| id as u32).collect())
+        self.feed(ids, 1, true)?;
+        Ok(self.found.to_vec_i32()?.into_iter().map(|id| id as u32).collect())
     }
 }
