@@ -239,6 +239,8 @@ impl Backend for Cuda {
         }
         let narrow = self.alloc_on(n * k, DType::BF16)?;
         self.narrow(&narrow, w)?;
+        // Products ask for weights before the kernel before them has ended.
+        self.driver.synchronize()?;
         let (bytes, format) = (narrow.bytes(), WeightFormat::Bf16);
         let (address, inner) = (Some(narrow.address()), Box::new(DeviceWeight(narrow)));
         Ok(Some(PackedWeight { n, k, bytes, format, address, inner }))

@@ -85,6 +85,7 @@ impl Cuda {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
+        let grid = Grid { early: grid.early && self.early.get(), ..grid };
         // SAFETY: callers in this module give each kernel what its signature says, from tensors of this
         // device whose lengths they have checked.
         unsafe { self.driver.launch(kernel, grid, args) }

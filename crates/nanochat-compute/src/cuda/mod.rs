@@ -59,6 +59,8 @@ pub struct Cuda {
     /// How often memory to work in was made anew: what was recorded before names the old one.
     work_version: Cell<u64>,
     recordings: RefCell<recordings::Recordings>,
+    /// Kernels of a step are launched before those before them have ended, where the device can.
+    early: Cell<bool>,
 }
 
 impl Cuda {
@@ -85,7 +87,14 @@ impl Cuda {
     fn over(driver: Rc<dyn Driver>, precision: Precision) -> Self {
         let dtype = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
         let (work, marks, work_version, recordings) = Default::default();
-        Self { driver, dtype, work, marks, work_version, recordings }
+        let early = Cell::new(true);
+        Self { driver, dtype, work, marks, work_version, recordings, early }
+    }
+
+    /// Whether kernels of a step may begin before those before them have ended, as they do at first: for
+    /// measurements of what it is worth.
+    pub fn launch_early(&self, early: bool) {
+        self.early.set(early);
     }
 
     /// Seconds that the device takes for what `run` queues.

@@ -82,6 +82,11 @@ impl Step {
         Ok(Some(Self { rows, all, x0, xs, xf, q, k, v, rstd, o, a }))
     }
 
+    /// How many rows they are for.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Where the buffers lie: a step that is replayed names it.
     pub fn address(&self) -> u64 {
         self.all.address()

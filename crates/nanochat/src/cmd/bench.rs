@@ -9,6 +9,7 @@ mod ops;
 mod quick;
 pub mod sft;
 mod start;
+mod step;
 mod sweep;
 pub mod train;
 

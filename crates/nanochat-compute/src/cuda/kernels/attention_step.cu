@@ -21,6 +21,7 @@ __device__ __forceinline__ void attention_step(
     const float* cosine, const float* sine, const int* places, int pages, int h, int hkv, int window, float scale,
     float qk_scale, float eps) {
     SHARED
+    let_next_begin();
     const int V = 16 / sizeof(C), LANES = D / V;           // that hold a key together
     const int AT_ONCE = DECODE_WARPS * 32 / LANES, N = 4;  // keys that the block loads at once, times N
     const int RECORD = D + 4;
@@ -53,7 +54,6 @@ __device__ __forceinline__ void attention_step(
     // What earlier steps wrote is there already.
     if (key < end) load();
     wait_for_earlier();
-    let_next_begin();
 
     // A warp for a head: rotated by the position, then normalised.
     i64 new_at = has_new ? (((i64)place[1 + query / PAGE] * hkv + kv_head) * PAGE + query % PAGE) * D : 0;

@@ -29,10 +29,11 @@ __device__ __forceinline__ float float_of(unsigned x) { return __uint_as_float(x
 inline float reciprocal_fast(float x) { return 1.0f / x; }
 #endif
 
-// A kernel that is launched early (`Grid::early`) begins while the one before it still runs. Before
-// `wait_for_earlier` it may touch only what no kernel of the step writes; every thread of it calls that.
-// After `let_next_begin` in all blocks the next one may begin. Before compute capability 9.0 nothing is
-// early.
+// A kernel that is launched early (`Grid::early`) begins when every block of the one before it has begun
+// and called `let_next_begin`, or ended. Every thread of it calls `wait_for_earlier`, which returns when the
+// one before has ended, and so those before that; until then it may touch only what was there before the
+// step: weights, ids, keys and values of earlier steps. The first kernel of a step therefore lets the next
+// begin after its own wait. Before compute capability 9.0 nothing is early.
 #if defined(NANOCHAT_SHIM) || __CUDA_ARCH__ < 900
 __device__ __forceinline__ void wait_for_earlier() {}
 __device__ __forceinline__ void let_next_begin() {}

@@ -53,9 +53,9 @@ __device__ __forceinline__ void gemv(float (&dot)[R][M], float (&square)[M], con
     const int STRIDE = PIECES * 32 * V;
     Piece<W, V> pieces[PIECES][R];
     int at = begin + (int)(threadIdx.x % 32) * V;
+    let_next_begin();
     load_pieces(pieces, w, at, end);
     wait_for_earlier();
-    let_next_begin();
 #pragma unroll
     for (int i = 0; i < M; i++) {
         square[i] = 0.0f;
