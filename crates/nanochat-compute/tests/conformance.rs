@@ -120,6 +120,7 @@ fn every_operation_has_a_case() {
         "place_i32",
         "muon_batch",
         "replay",
+        "step_rows",
     ];
     let others =
         [&others[..], &more, &["pack", "matmul_packed", "cache_dtype", "remakes_hidden"]].concat();

@@ -6,6 +6,9 @@ mod common;
 use common::{Case, Role, Values, cases, random, steps, to_bf16, worst};
 use nanochat_compute::cpu::Precision;
 use nanochat_compute::cuda::{self, Cuda};
+use nanochat_compute::ops::{
+    After, MatMul, NORM_EPS, StepLinear, StepMix, StepOut, Weight, WeightFormat,
+};
 use nanochat_compute::reference::Reference;
 use nanochat_compute::{Backend, DType, Error};
 
@@ -68,7 +71,9 @@ const EXACT: [&str; 25] = [
 
 /// The case with activations in bf16; none where an operation has none.
 fn in_bf16(mut case: Case) -> Option<Case> {
-    if ["adamw", "muon", "muon_batch", "matmul", "argmax"].contains(&case.op) {
+    // Fused operations of a step keep streams in f32.
+    let exact = ["adamw", "muon", "muon_batch", "matmul", "argmax"];
+    if exact.contains(&case.op) || case.op.starts_with("step_") {
         return None;
     }
     let mut any = false;
@@ -149,6 +154,53 @@ fn the_same_call_gives_the_same_bits() {
         for (operand, one, two) in case.beside(&one, &two) {
             let same = one.iter().zip(two).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same || operand.role == Role::Scratch, "{} of {case}", operand.name);
+        }
+    }
+}
+
+/// `out` of few rows by a weight in bf16, rows and results in f32.
+fn fused(be: &dyn Backend, w: Weight<'_>, (m, n, k): (usize, usize, usize)) -> Vec<f32> {
+    let [x, y] = [5, 6].map(|seed| be.place_f32(&random(m * k, seed)).expect("small"));
+    let [out, kept] = [m * n, m * k].map(|len| be.place_f32(&vec![f32::NAN; len]).expect("small"));
+    let lambda = be.place_f32(&[0.4]).expect("small");
+    let outs = [StepOut { out: &out, w, n }];
+    let mix = Some((StepMix::Backout { lambda: &lambda }, &y, &kept));
+    let (gate, after, eps) = (None, After::Softcap(15.0), NORM_EPS);
+    be.step_linear(&StepLinear { outs: &outs, x: &x, mix, gate, after, m, k, eps }).expect("fits");
+    [out.to_vec_f32().expect("f32"), kept.to_vec_f32().expect("f32")].concat()
+}
+
+#[test]
+fn products_of_few_rows_read_weights_in_bf16() {
+    // One piece of a row and several, a part of one; enough rows that a warp takes four.
+    let shapes = [(1, 5, 8), (2, 33, 264), (3, 9, 1032), (5, 4, 3072), (8, 7, 768), (1, 16_390, 8)];
+    for cuda in devices(Precision::Bf16) {
+        for (m, n, k) in shapes.into_iter().chain([(3, 16_385, 16), (8, 16_384, 24)]) {
+            let rounded: Vec<f32> =
+                random(n * k, 7).iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
+            let here = Reference.place_f32(&rounded).expect("small");
+            let there = cuda.place_f32(&rounded).expect("small");
+            let packed =
+                cuda.pack(&there, n, k, WeightFormat::Bf16).expect("fits").expect("packed");
+            let want = fused(&Reference, Weight::Plain(here.clone()), (m, n, k));
+            let got = fused(&cuda, Weight::Packed(&packed), (m, n, k));
+            let apart = worst(&got, &want);
+            assert!(apart <= tolerance(2 * k, &want), "{m} {n} {k}: {apart:e} off");
+
+            let s = MatMul::forward(m, k, n).add();
+            let product = |be: &dyn Backend| {
+                let c = be.place_f32(&random(m * n, 8)).expect("small");
+                let a = be.place_f32(&random(m * k, 9)).expect("small");
+                match be.own_memory() {
+                    Some(_) => be.matmul_packed(&c, &a, &packed, &s),
+                    None => be.matmul(&c, &a, &here, &s),
+                }
+                .expect("fits");
+                c.to_vec_f32().expect("f32")
+            };
+            let (got, want) = (product(&cuda), product(&Reference));
+            let apart = worst(&got, &want);
+            assert!(apart <= tolerance(k, &want), "{m} {n} {k}: {apart:e} off, added");
         }
     }
 }

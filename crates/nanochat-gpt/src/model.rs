@@ -1,6 +1,6 @@
 //! What an engine needs of a model: prefill one prompt, fork it, decode a column at a time.
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// A model with a KV cache: one prompt is prefilled, forked to n rows, then every row is fed one id a step.
 ///
@@ -41,6 +41,31 @@ pub trait Decoder {
     fn decode_likeliest(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
         Ok(likeliest(&self.decode(ids)?, self.rows()))
     }
+    /// Feeds one id to each row, then what [`Decoder::decode_likeliest`] finds, `steps` columns in all;
+    /// returns the ids found (steps, rows). A GPU is not waited for between the steps.
+    ///
+    /// Errors: [`crate::Error::ContextFull`] before the first step.
+    fn decode_likeliest_ahead(&mut self, ids: &[u32], steps: usize) -> Result<Vec<u32>> {
+        likeliest_ahead(self, ids, steps)
+    }
+}
+
+/// [`Decoder::decode_likeliest_ahead`], one step after the other.
+pub(crate) fn likeliest_ahead(
+    decoder: &mut (impl Decoder + ?Sized),
+    ids: &[u32],
+    steps: usize,
+) -> Result<Vec<u32>> {
+    let (have, limit) = (decoder.len(), decoder.max_len());
+    if have + steps > limit {
+        return Err(Error::ContextFull { have, asked: steps, limit });
+    }
+    let (mut column, mut all) = (ids.to_vec(), Vec::new());
+    for _ in 0..steps {
+        column = decoder.decode_likeliest(&column)?;
+        all.extend_from_slice(&column);
+    }
+    Ok(all)
 }
 
 /// The likeliest id of each of `n` rows of logits, the lowest of equals.

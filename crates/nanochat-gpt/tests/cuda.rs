@@ -117,7 +117,7 @@ fn a_step_on_tensor_cores_is_near_the_reference_s() {
 fn decoding_is_the_reference_s() {
     for (precision, limit) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.05)] {
         for cuda in devices(precision) {
-            for config in [tiny::config(Generation::G5), tiny::config(Generation::G1), wide()] {
+            for config in GENERATIONS.map(tiny::config).into_iter().chain([wide()]) {
                 let there = tiny::model(&cuda, config.clone(), 7);
                 let here = tiny::model(&Reference, config, 7);
                 let mut there = NanoDecoder::new(&cuda, &there, 256).expect("a small cache");
@@ -166,7 +166,15 @@ fn a_replayed_step_is_the_reference_s_in_every_conversation() {
             }
             let column = Draws(9).ids(rows, 90);
             let got = there.decode_likeliest(&column).expect("room");
-            assert_eq!(got, here.decode_likeliest(&column).expect("room"), "round {round}");
+            let want = here.decode_likeliest(&column).expect("room");
+            assert_eq!(got, want, "round {round}");
+            let ahead = there.decode_likeliest_ahead(&got, 5).expect("room");
+            assert_eq!(
+                ahead,
+                here.decode_likeliest_ahead(&want, 5).expect("room"),
+                "round {round}"
+            );
+            assert_eq!(there.len(), here.len(), "round {round}");
         }
     }
 }

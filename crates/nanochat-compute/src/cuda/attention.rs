@@ -29,7 +29,7 @@ fn expect_width(d: usize) -> Result<()> {
 /// Blocks of rows, heads, rows of the batch.
 fn tiles(s: &Attention, heads: usize, threads: u32, shared: usize) -> Grid {
     let blocks = [s.t.div_ceil(ROWS) as u32, heads as u32, s.b as u32];
-    Grid { blocks, threads, shared: shared as u32 }
+    Grid { blocks, threads, shared: shared as u32, early: false }
 }
 
 /// `int b, int t, int h, int hkv, int d`, or without b and d.
@@ -140,7 +140,7 @@ impl Cuda {
         }
         if is_tiled && types == "bf16_bf16" {
             let blocks = [s.t.div_ceil(PREFILL_ROWS) as u32, s.h as u32, s.rows as u32];
-            let grid = Grid { blocks, threads: 128, shared: 640 * s.d as u32 };
+            let grid = Grid { blocks, threads: 128, shared: 640 * s.d as u32, early: false };
             let mut args = args![out, q, k, v, places, t, pages, h, hkv].to_vec();
             args.extend([window_arg, scale]);
             return self.launch(&format!("attention_prefill_{}", s.d), grid, &args);
@@ -173,10 +173,12 @@ impl Cuda {
             blocks: [splits as u32, columns as u32, s.rows as u32],
             threads: 128,
             shared: (16 * heads * (s.d + 4)) as u32,
+            early: false,
         };
         let args = args![&partial, q, k, v, places, pages, h, hkv, int(window), s.scale];
         self.launch(&format!("attention_decode_{types}_{}_{heads}", s.d), grid, args)?;
-        let grid = Grid { blocks: [s.h as u32, s.rows as u32, 1], threads: 128, shared: 0 };
+        let grid =
+            Grid { blocks: [s.h as u32, s.rows as u32, 1], threads: 128, shared: 0, early: false };
         let kernel = format!("attention_decode_combine_{}", q.dtype().name());
         self.launch(&kernel, grid, args![out, &partial, int(splits), int(s.d)])
     }

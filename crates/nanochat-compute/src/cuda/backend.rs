@@ -7,12 +7,13 @@ use crate::checks::{self, expect, expect_places, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
     AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, MuonMatrix,
-    PackedWeight, RopeNorm, Smear, StepStyle, ValueGate, WeightFormat,
+    PackedWeight, RopeNorm, Smear, StepAttention, StepEmbed, StepLinear, StepStyle, ValueGate,
+    WeightFormat,
 };
 use crate::{DType, Error, Result, Tensor};
 
 /// In place of an operand that is not there.
-const ABSENT: Arg = Arg::Ptr(0);
+pub(super) const ABSENT: Arg = Arg::Ptr(0);
 /// Rows whose gates one block sums up.
 const GATE_ROWS: usize = 256;
 
@@ -35,6 +36,11 @@ fn rope_launch(
 
 /// A weight as a GPU reads it: (n, k) in bf16.
 struct DeviceWeight(Tensor);
+
+/// The weight, if it was packed for a GPU.
+pub(super) fn packed(w: &PackedWeight) -> Option<&Tensor> {
+    w.inner.downcast_ref().map(|DeviceWeight(w)| w)
+}
 
 #[allow(clippy::too_many_arguments)]
 impl Backend for Cuda {
@@ -233,6 +239,8 @@ impl Backend for Cuda {
         }
         let narrow = self.alloc_on(n * k, DType::BF16)?;
         self.narrow(&narrow, w)?;
+        // Products ask for weights before the kernel before them has ended.
+        self.driver.synchronize()?;
         let (bytes, format) = (narrow.bytes(), WeightFormat::Bf16);
         let (address, inner) = (Some(narrow.address()), Box::new(DeviceWeight(narrow)));
         Ok(Some(PackedWeight { n, k, bytes, format, address, inner }))
@@ -243,7 +251,7 @@ impl Backend for Cuda {
         expect(OP, s.m > 0 && (s.n, s.k) == (b.n, b.k), "the packed weight has another shape")?;
         expect(OP, s.layout == Layout::Nt, "packed weights are for linear layers forward")?;
         lens!(OP; c = s.m * s.n, a = s.m * s.k);
-        let Some(DeviceWeight(w)) = b.inner.downcast_ref() else {
+        let Some(w) = packed(b) else {
             return expect(OP, false, "the weight was packed by another backend");
         };
         self.check(OP, &[c], &[a, w])?;
@@ -437,8 +445,23 @@ impl Backend for Cuda {
         self.check(OP, &[out], &[x])?;
         self.all_are(OP, DType::I32, &[out])?;
         self.all_are(OP, DType::F32, &[x])?;
-        let grid = blocks(out.len(), 1024, 256);
-        self.timed(OP, || self.launch("argmax", grid, args![out, x, int(v)]))
+        self.timed(OP, || self.argmax_in_parts(out, x, v))
+    }
+
+    fn step_rows(&self) -> usize {
+        super::step::FEW
+    }
+
+    fn step_embed(&self, o: &StepEmbed<'_>) -> Result<()> {
+        self.embed_step(o)
+    }
+
+    fn step_linear(&self, o: &StepLinear<'_>) -> Result<()> {
+        self.linear_step(o)
+    }
+
+    fn step_attention(&self, o: &StepAttention<'_>) -> Result<()> {
+        self.attention_step(o)
     }
 
     fn replay(&self, key: &[u64], run: &mut dyn FnMut() -> Result<()>) -> Result<()> {

@@ -41,6 +41,9 @@ pub struct Grid {
     pub threads: u32,
     /// Bytes of dynamic shared memory of a block.
     pub shared: u32,
+    /// Its blocks may begin while those of the kernel before still run (`wait_for_earlier` in
+    /// device.cuh), where the device can.
+    pub early: bool,
 }
 
 /// A matrix on the device: address and element type (f32 or bf16); shape and layout come with the

@@ -251,11 +251,30 @@ impl Driver for Gpu {
         let mut pointers: Vec<*mut c_void> =
             words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
         let [x, y, z] = grid.blocks;
-        // SAFETY: the caller's promise; arguments are copied by the call.
+        let mut early: cu_sys::CUlaunchAttribute = cu_sys::CUlaunchAttribute_st {
+            id: cu_sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: cu_sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let is_early = grid.early && self.info.capability >= (9, 0);
+        let config = cu_sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared,
+            hStream: self.stream,
+            attrs: &mut early,
+            numAttrs: u32::from(is_early),
+        };
+        // SAFETY: the caller's promise; arguments are copied by the call, and the kernels that are
+        // launched early wait before they touch what earlier ones write (`wait_for_earlier`).
         unsafe {
-            let threads = (grid.threads, 1, 1);
-            cu::launch_kernel(function, (x, y, z), threads, grid.shared, self.stream, &mut pointers)
+            cu_sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut())
         }
+        .result()
         .map_err(|e| match driver_error(e) {
             Error::Device { what, detail } => {
                 Error::Device { what, detail: format!("{kernel}: {detail}") }

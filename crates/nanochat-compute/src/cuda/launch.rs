@@ -85,6 +85,7 @@ impl Cuda {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
+        let grid = Grid { early: grid.early && self.early.get(), ..grid };
         // SAFETY: callers in this module give each kernel what its signature says, from tensors of this
         // device whose lengths they have checked.
         unsafe { self.driver.launch(kernel, grid, args) }
@@ -99,7 +100,8 @@ impl Cuda {
         stride: usize,
     ) -> Result<()> {
         let from = partial.slice(first..partial.len());
-        let grid = Grid { blocks: [out.len() as u32, 1, 1], threads: THREADS, shared: 128 };
+        let grid =
+            Grid { blocks: [out.len() as u32, 1, 1], threads: THREADS, shared: 128, early: false };
         self.launch("add_sums", grid, args![out, &from, int(rows), int(stride)])
     }
 
@@ -126,16 +128,16 @@ pub(super) fn suffix(dtype: DType, rows: &[usize], ts: &[&Tensor]) -> &'static s
 /// A walk over `n` elements.
 pub(super) fn walk(n: usize) -> Grid {
     let blocks = n.div_ceil(THREADS as usize * 4).clamp(1, MOST_BLOCKS as usize) as u32;
-    Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 128 }
+    Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 128, early: false }
 }
 
 /// A warp for each of `rows`.
 pub(super) fn warps(rows: usize) -> Grid {
     let blocks = rows.div_ceil(THREADS as usize / 32) as u32;
-    Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 128 }
+    Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 128, early: false }
 }
 
 /// `n` blocks of `threads`.
 pub(super) fn blocks(n: usize, threads: u32, shared: u32) -> Grid {
-    Grid { blocks: [n as u32, 1, 1], threads, shared }
+    Grid { blocks: [n as u32, 1, 1], threads, shared, early: false }
 }

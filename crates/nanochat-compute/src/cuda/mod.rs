@@ -10,6 +10,7 @@
 //! | `backend` | [`crate::Backend`]: checks, launches |
 //! | `products` | operands to matrix products |
 //! | `head`, `attention`, `muon`, `tables` | operations of several kernels |
+//! | `step` | fused operations of a decode step of few rows |
 //! | `recordings` | work that is queued again and again, replayed |
 //!
 //! Activations are bf16 (or f32), everything that is summed or kept from step to step is f32. Sums run
@@ -28,6 +29,7 @@ mod muon;
 mod products;
 mod recordings;
 mod source;
+mod step;
 mod tables;
 
 use std::cell::{Cell, RefCell};
@@ -57,6 +59,8 @@ pub struct Cuda {
     /// How often memory to work in was made anew: what was recorded before names the old one.
     work_version: Cell<u64>,
     recordings: RefCell<recordings::Recordings>,
+    /// Kernels of a step are launched before those before them have ended, where the device can.
+    early: Cell<bool>,
 }
 
 impl Cuda {
@@ -83,7 +87,14 @@ impl Cuda {
     fn over(driver: Rc<dyn Driver>, precision: Precision) -> Self {
         let dtype = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
         let (work, marks, work_version, recordings) = Default::default();
-        Self { driver, dtype, work, marks, work_version, recordings }
+        let early = Cell::new(true);
+        Self { driver, dtype, work, marks, work_version, recordings, early }
+    }
+
+    /// Whether kernels of a step may begin before those before them have ended, as they do at first: for
+    /// measurements of what it is worth.
+    pub fn launch_early(&self, early: bool) {
+        self.early.set(early);
     }
 
     /// Seconds that the device takes for what `run` queues.
@@ -148,6 +159,10 @@ enum Work {
     Order,
     /// Attention's own.
     Attention,
+    /// Blocks that are done with a shared result: all zero between launches.
+    Arrived,
+    /// The largest numbers of parts of rows.
+    Found,
     /// Muon's sums and factors.
     Muon,
 }

@@ -36,6 +36,7 @@ impl Cuda {
             blocks: [blocks as u32, batch as u32, 1],
             threads,
             shared,
+            early: false,
         };
         let (rows, one) = (grid(m, ROW, 128), grid(1, ALL, 128));
         let (im, columns) = (int(m), int(n));

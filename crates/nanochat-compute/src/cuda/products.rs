@@ -1,7 +1,8 @@
 //! Products: operands as the device multiplies them, few rows by a kernel of their own.
 
 use super::driver::{Matrix, Product};
-use super::launch::{args, int, suffix, walk, warps};
+use super::launch::{args, suffix, walk};
+use super::step::FEW;
 use super::{Cuda, Work};
 use crate::ops::MatMul;
 use crate::{DType, Result, Tensor};
@@ -80,13 +81,12 @@ impl Cuda {
             (DType::F32, DType::F32) => Some("f32_f32"),
             _ => None,
         };
-        let aligned = suffix(DType::BF16, &[s.k], &[a]) == "bf16x4" && s.k.is_multiple_of(8);
+        let aligned = a.address().is_multiple_of(16) && s.k.is_multiple_of(8);
+        // With streams in bf16 a product on tensor cores is the faster one from three rows on.
+        let most = if a.dtype() == DType::F32 { FEW } else { 2 };
         match types {
-            Some(types) if s.m <= 2 && aligned => {
-                let most = s.m;
-                let kernel = format!("linear{most}_{types}");
-                let args = args![c, a, w, int(s.m), int(s.n), int(s.k), s.beta];
-                self.launch(&kernel, warps(s.n), args)
+            Some(types) if s.m <= most && aligned => {
+                self.linear_of_few((c, a, w), types, (s.m, s.n, s.k), s.beta)
             }
             _ => self.product(c, a, w, s),
         }

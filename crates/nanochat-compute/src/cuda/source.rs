@@ -3,24 +3,28 @@
 use sha2::{Digest, Sha256};
 
 /// Files with kernels.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 11] = [
     ("streams.cu", include_str!("kernels/streams.cu")),
     ("rows.cu", include_str!("kernels/rows.cu")),
     ("scatter.cu", include_str!("kernels/scatter.cu")),
     ("loss.cu", include_str!("kernels/loss.cu")),
     ("optim.cu", include_str!("kernels/optim.cu")),
     ("linear.cu", include_str!("kernels/linear.cu")),
+    ("step.cu", include_str!("kernels/step.cu")),
     ("attention.cu", include_str!("kernels/attention.cu")),
     ("attention_cached.cu", include_str!("kernels/attention_cached.cu")),
+    ("attention_step.cu", include_str!("kernels/attention_step.cu")),
     ("attention_wgmma.cu", include_str!("kernels/attention_wgmma.cu")),
 ];
 
 /// Files that others include.
-const HEADERS: [(&str, &str); 5] = [
+const HEADERS: [(&str, &str); 7] = [
     ("device.cuh", include_str!("kernels/device.cuh")),
+    ("gemv.cuh", include_str!("kernels/gemv.cuh")),
     ("mma.cuh", include_str!("kernels/mma.cuh")),
     ("wgmma.cuh", include_str!("kernels/wgmma.cuh")),
     ("attention_forward.cuh", include_str!("kernels/attention_forward.cuh")),
+    ("attention_decode.cuh", include_str!("kernels/attention_decode.cuh")),
     ("attention_plain.cuh", include_str!("kernels/attention_plain.cuh")),
 ];
 

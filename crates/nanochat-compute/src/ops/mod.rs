@@ -22,6 +22,7 @@ pub mod packed;
 pub mod relu2;
 pub mod rope;
 pub mod smear;
+pub mod step;
 pub mod value_gate;
 
 pub use adamw::AdamW;
@@ -33,6 +34,7 @@ pub use norm::NORM_EPS;
 pub use packed::{PackedWeight, WeightFormat};
 pub use rope::{RopeNorm, rope_tables};
 pub use smear::Smear;
+pub use step::{After, StepAttention, StepEmbed, StepGate, StepLinear, StepMix, StepOut, Weight};
 pub use value_gate::ValueGate;
 
 use crate::{DType, Result, Tensor};
@@ -369,6 +371,22 @@ pub trait Backend {
         v: usize,
         cap: f32,
     ) -> Result<()>;
+    /// Rows of a decode step for which the fused operations of [`step`] are the fast ones; 0: for none.
+    fn step_rows(&self) -> usize {
+        0
+    }
+    /// See [`step::step_embed`].
+    fn step_embed(&self, o: &StepEmbed<'_>) -> Result<()> {
+        step::step_embed(self, o)
+    }
+    /// See [`step::step_linear`].
+    fn step_linear(&self, o: &StepLinear<'_>) -> Result<()> {
+        step::step_linear(self, o)
+    }
+    /// See [`step::step_attention`].
+    fn step_attention(&self, o: &StepAttention<'_>) -> Result<()> {
+        step::step_attention(self, o)
+    }
     /// See [`loss::argmax`].
     fn argmax(&self, out: &Tensor, x: &Tensor, v: usize) -> Result<()>;
     /// See [`loss::softcap`].

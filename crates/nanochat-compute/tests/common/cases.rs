@@ -2,7 +2,7 @@
 
 use nanochat_compute::ops::{self, NORM_EPS, RopeNorm, Smear, ValueGate, rope_tables};
 
-use super::{Case, case, heads, random, some_ids, steps};
+use super::{Case, case, fused, heads, random, some_ids, steps};
 
 /// Every operation of the trait at several shapes.
 pub fn all() -> Vec<Case> {
@@ -41,6 +41,7 @@ pub fn all() -> Vec<Case> {
         value_gate(&mut all, shape);
     }
     heads::all(&mut all);
+    fused::all(&mut all);
     steps::all(&mut all);
     all
 }

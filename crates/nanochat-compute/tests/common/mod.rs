@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test program uses its own part.
 
 pub mod cases;
+pub mod fused;
 pub mod heads;
 pub mod steps;
 
@@ -235,6 +236,11 @@ impl Operands {
 
     pub fn scratch(self, len: usize) -> Self {
         self.with("scratch", Role::Scratch, Values::F32(vec![f32::NAN; len]))
+    }
+
+    /// Read, and anything afterwards.
+    pub fn spent(self, name: &'static str, values: Vec<f32>) -> Self {
+        self.with(name, Role::Scratch, Values::F32(values))
     }
 
     /// Completes the case: `run` gets the operands in the order in which they were given.

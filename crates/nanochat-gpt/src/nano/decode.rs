@@ -14,8 +14,9 @@ use super::buffers::{Buffers, LayerBuffers, Mode, StepPlan};
 use super::cache::Cache;
 use super::forward::Past;
 use super::packed::PackedWeights;
+use super::step::{Step, StepPast};
 use super::table::Role;
-use crate::model::{Decoder, likeliest};
+use crate::model::{Decoder, likeliest, likeliest_ahead};
 use crate::{Error, Result};
 
 pub use score::{Scored, Wanted};
@@ -34,8 +35,12 @@ pub struct NanoDecoder<'a> {
     cache: Cache,
     /// (rows, C): the last normalised embedding before smear.
     last: Tensor,
+    /// Memory of the one before for the last number of rows that was more than one.
+    lasts: Tensor,
     arena: Tensor,
     buffers: Option<(Buffers, Edge)>,
+    /// Of a step that the device runs in fused operations.
+    step: Option<Step>,
 }
 
 /// What smear needs at the border of two calls.
@@ -124,8 +129,22 @@ impl<'a> NanoDecoder<'a> {
         let weights = PackedWeights::new(be, model, format)?;
         let cache = Cache::new(be, &model.config, dtype)?;
         let last = be.alloc(model.config.n_embd, be.step_style().activations)?;
-        let arena = be.alloc(0, DType::F32)?;
-        Ok(Self { be, model, max_len, len: 0, rows: 1, weights, cache, last, arena, buffers: None })
+        let (lasts, arena) = (last.clone(), be.alloc(0, DType::F32)?);
+        let (len, rows, buffers, step) = (0, 1, None, None);
+        Ok(Self {
+            be,
+            model,
+            max_len,
+            len,
+            rows,
+            weights,
+            cache,
+            last,
+            lasts,
+            arena,
+            buffers,
+            step,
+        })
     }
 
     /// Bytes of keys and values that are held: windowed layers hold their window, rows of one prompt
@@ -173,35 +192,71 @@ impl<'a> NanoDecoder<'a> {
         }
         let edge = Edge::new(self.be, self.rows, t, self.model.config.n_embd)?;
         self.buffers = Some((plan.views(&self.arena), edge));
+        // Where its buffers stay, so do recordings.
+        if t == 1 && self.step.as_ref().is_none_or(|step| step.rows() != self.rows) {
+            self.step = Step::new(self.be, &self.model.config, self.rows)?;
+        }
         Ok(())
     }
 
-    /// Feeds (rows, t) ids; returns the logits (rows, V) after the last column, on the device.
-    fn feed(&mut self, ids: &[u32], t: usize) -> Result<Tensor> {
+    /// Feeds (rows, t) ids, or those that the step before found; leaves the logits (rows, V) after the
+    /// last column on the device, and returns them. With `finds`, the id of each row's largest logit
+    /// takes the place of the id that was fed.
+    fn feed(&mut self, ids: Option<&[u32]>, t: usize, finds: bool) -> Result<Tensor> {
         self.plan(t)?;
         self.cache.begin(self.be, self.len, t)?;
         let (bufs, _) = self.buffers.as_ref().expect("planned above");
-        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        bufs.tokens.write_i32(&ids)?;
+        if let Some(ids) = ids {
+            let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+            bufs.tokens.write_i32(&ids)?;
+        }
         // Tables that must grow do so before anything is recorded.
         let (cos, sin) = self.model.rope.tables(self.be, self.len + t)?;
         let n = self.rows * t;
+        let logits = bufs.logits.slice(0..self.rows * self.model.config.vocab_size);
         let run = || {
-            self.model.forward_body(self.be, bufs, self)?;
-            // More than one row means one column; one row means that its last column is the last of all.
-            let c = self.model.config.n_embd;
-            let x = bufs.yf.slice((n - self.rows) * c..n * c);
-            self.model.head_on(self.be, bufs, self, &x, self.rows)
+            match &self.step {
+                // Smear has a neighbour that is not in the step.
+                Some(step) if self.len > 0 => {
+                    let past = StepPast {
+                        weights: &self.weights,
+                        cache: &self.cache,
+                        tokens: &bufs.tokens,
+                        last: &self.last,
+                        tables: (&cos, &sin),
+                        logits: &logits,
+                    };
+                    step.run(self.be, self.model, &past)?;
+                }
+                _ => {
+                    self.model.forward_body(self.be, bufs, self)?;
+                    // More than one row means one column; one row means that its last column is the last
+                    // of all.
+                    let c = self.model.config.n_embd;
+                    let x = bufs.yf.slice((n - self.rows) * c..n * c);
+                    self.model.head_on(self.be, bufs, self, &x, self.rows)?;
+                }
+            }
+            match finds {
+                true => Ok(self.be.argmax(&bufs.tokens, &logits, self.model.config.vocab_size)?),
+                false => Ok(()),
+            }
         };
-        let logits = if t == 1 && self.len > 0 && self.is_placed() {
-            self.replay([cos.address(), sin.address()], &run)?
+        if t == 1 && self.len > 0 && self.is_placed() {
+            self.replay([cos.address(), sin.address(), u64::from(finds)], &run)?;
         } else {
-            run()?
-        };
+            run()?;
+        }
         self.model.count(n);
         self.len += t;
         self.cache.end(self.len);
         Ok(logits)
+    }
+
+    /// (rows): the ids that the last step found.
+    fn found(&self) -> &Tensor {
+        let (bufs, _) = self.buffers.as_ref().expect("a step has found them");
+        &bufs.tokens
     }
 
     /// True on a device that looks positions up, so that all steps of a shape are alike.
@@ -210,17 +265,19 @@ impl<'a> NanoDecoder<'a> {
     }
 
     /// One step, as it was recorded where it was.
-    fn replay(&self, tables: [u64; 2], run: &dyn Fn() -> Result<Tensor>) -> Result<Tensor> {
-        let (bufs, edge) = self.buffers.as_ref().expect("planned before the layers run");
+    fn replay(&self, more: [u64; 3], run: &dyn Fn() -> Result<()>) -> Result<()> {
+        let (_, edge) = self.buffers.as_ref().expect("planned before the layers run");
         let mut key = self.cache.addresses();
-        key.extend(tables);
-        key.extend(edge.addresses());
+        key.extend(more);
+        match &self.step {
+            Some(step) => key.push(step.address()),
+            None => key.extend(edge.addresses()),
+        }
         let config = &self.model.config;
         key.extend([self.rows as u64, self.arena.address(), self.last.address()]);
         key.extend([self.model.params.address(), config.n_layer as u64, config.n_embd as u64]);
         key.extend(self.weights.addresses());
-        replayed(self.be, &key, &|| run().map(drop))?;
-        Ok(bufs.logits.slice(0..self.rows * config.vocab_size))
+        replayed(self.be, &key, run)
     }
 }
 
@@ -346,7 +403,7 @@ impl Decoder for NanoDecoder<'_> {
         self.check(ids, ids.len())?;
         let mut logits = Vec::new();
         for piece in ids.chunks(PREFILL_TOKENS) {
-            logits = self.feed(piece, piece.len())?.to_vec_f32()?;
+            logits = self.feed(Some(piece), piece.len(), false)?.to_vec_f32()?;
         }
         Ok(logits)
     }
@@ -358,9 +415,14 @@ impl Decoder for NanoDecoder<'_> {
         }
         if n > 1 {
             let c = self.model.config.n_embd;
-            let last = self.be.alloc(n * c, self.last.dtype())?;
-            self.be.embedding(&last, &self.last, &self.be.alloc(n, DType::I32)?, c)?;
-            (self.last, self.rows) = (last, n);
+            let one = self.be.alloc(c, self.last.dtype())?;
+            self.be.copy(&one, &self.last)?;
+            // Where it stays, so do recordings.
+            if self.lasts.len() != n * c {
+                self.lasts = self.be.alloc(n * c, self.last.dtype())?;
+            }
+            self.be.embedding(&self.lasts, &one, &self.be.alloc(n, DType::I32)?, c)?;
+            (self.last, self.rows) = (self.lasts.clone(), n);
             self.cache.fork(n);
         }
         Ok(())
@@ -372,7 +434,7 @@ impl Decoder for NanoDecoder<'_> {
             return Err(Error::Config { field: "decode", detail });
         }
         self.check(ids, 1)?;
-        Ok(self.feed(ids, 1)?.to_vec_f32()?)
+        Ok(self.feed(Some(ids), 1, false)?.to_vec_f32()?)
     }
 
     fn decode_likeliest(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
@@ -380,9 +442,22 @@ impl Decoder for NanoDecoder<'_> {
             return Ok(likeliest(&self.decode(ids)?, self.rows));
         }
         self.check(ids, 1)?;
-        let logits = self.feed(ids, 1)?;
-        let found = self.be.alloc(self.rows, DType::I32)?;
-        self.be.argmax(&found, &logits, self.model.config.vocab_size)?;
-        Ok(found.to_vec_i32()?.into_iter().map(|id| id as u32).collect())
+        self.feed(Some(ids), 1, true)?;
+        Ok(self.found().to_vec_i32()?.into_iter().map(|id| id as u32).collect())
+    }
+
+    fn decode_likeliest_ahead(&mut self, ids: &[u32], steps: usize) -> Result<Vec<u32>> {
+        if !self.is_placed() || ids.len() != self.rows {
+            return likeliest_ahead(self, ids, steps);
+        }
+        self.check(ids, steps)?;
+        let all = self.be.alloc(steps * self.rows, DType::I32)?;
+        for step in 0..steps {
+            self.feed((step == 0).then_some(ids), 1, true)?;
+            let to = all.slice(step * self.rows..(step + 1) * self.rows);
+            // Numbers of 32 bits are copied, whatever they are.
+            self.be.copy(&to.cast(DType::F32), &self.found().cast(DType::F32))?;
+        }
+        Ok(all.to_vec_i32()?.into_iter().map(|id| id as u32).collect())
     }
 }

@@ -15,6 +15,7 @@ pub mod init;
 pub mod packed;
 pub mod recompute;
 mod rope;
+mod step;
 pub mod table;
 
 use std::cell::Cell;

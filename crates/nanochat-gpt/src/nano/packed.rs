@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use nanochat_compute::ops::{MatMul, PackedWeight, WeightFormat};
+use nanochat_compute::ops::{MatMul, PackedWeight, Weight, WeightFormat};
 use nanochat_compute::{Backend, Tensor};
 
 use super::Nano;
@@ -48,6 +48,18 @@ impl PackedWeights {
     /// What the linear layers and the head are read as: `f32`, `bf16` or `int8`.
     pub fn format(&self) -> WeightFormat {
         self.all.values().next().map_or(WeightFormat::F32, |w| w.format)
+    }
+
+    /// The weight of a role as a fused step reads it; of the head, without its padding.
+    pub(super) fn weight(&self, model: &Nano, role: Role) -> Weight<'_> {
+        match self.all.get(&role) {
+            Some(w) => Weight::Packed(w),
+            None if role == Role::LmHead => {
+                let config = model.config();
+                Weight::Plain(model.param(role).slice(0..config.vocab_size * config.n_embd))
+            }
+            None => Weight::Plain(model.param(role)),
+        }
     }
 
     /// Where they lie on a device that replays its steps, ascending.

@@ -11,6 +11,7 @@ mod serve;
 pub mod sft;
 mod start;
 mod streams;
+mod step;
 mod sweep;
 pub mod train;
 

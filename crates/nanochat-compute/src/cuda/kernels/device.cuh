@@ -15,6 +15,7 @@
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fffffff)
 __device__ __forceinline__ float shfl_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+__device__ __forceinline__ int shfl_xor(int x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 __device__ __forceinline__ float shfl(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 __device__ __forceinline__ int shfl(int x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 // 2^x and 1 / (1 + 2^x) as fast as the unit gives them, within 2^-22.
@@ -26,6 +27,19 @@ __device__ __forceinline__ float float_of(unsigned x) { return __uint_as_float(x
 
 #ifdef NANOCHAT_SHIM
 inline float reciprocal_fast(float x) { return 1.0f / x; }
+#endif
+
+// A kernel that is launched early (`Grid::early`) begins when every block of the one before it has begun
+// and called `let_next_begin`, or ended. Every thread of it calls `wait_for_earlier`, which returns when the
+// one before has ended, and so those before that; until then it may touch only what was there before the
+// step: weights, ids, keys and values of earlier steps. The first kernel of a step therefore lets the next
+// begin after its own wait. Before compute capability 9.0 nothing is early.
+#if defined(NANOCHAT_SHIM) || __CUDA_ARCH__ < 900
+__device__ __forceinline__ void wait_for_earlier() {}
+__device__ __forceinline__ void let_next_begin() {}
+#else
+__device__ __forceinline__ void wait_for_earlier() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 #endif
 
 typedef long long i64;
@@ -76,6 +90,16 @@ template <> struct Access<4> {
     }
     static __device__ __forceinline__ void set(bf16* p, Floats<4> v) {
         *(Four16*)p = Four16{{to_bf16(v.x[0]), to_bf16(v.x[1]), to_bf16(v.x[2]), to_bf16(v.x[3])}};
+    }
+};
+template <> struct Access<8> {
+    template <class T> static __device__ __forceinline__ Floats<8> get(const T* p) {
+        Floats<4> lo = Access<4>::get(p), hi = Access<4>::get(p + 4);
+        return {{lo.x[0], lo.x[1], lo.x[2], lo.x[3], hi.x[0], hi.x[1], hi.x[2], hi.x[3]}};
+    }
+    template <class T> static __device__ __forceinline__ void set(T* p, Floats<8> v) {
+        Access<4>::set(p, {{v.x[0], v.x[1], v.x[2], v.x[3]}});
+        Access<4>::set(p + 4, {{v.x[4], v.x[5], v.x[6], v.x[7]}});
     }
 };
 

@@ -1,42 +1,46 @@
-// Products of a few rows with a weight: C = beta C + A Wᵀ for m <= 2, at the speed of reading W. More rows are
-// faster as a product on tensor cores.
+// Products of a few rows with a weight: C = beta C + A Wᵀ for m <= 8, at the speed of reading W. More rows
+// are faster as a product on tensor cores.
 //
-// One warp for each row of W (an output channel): a lane reads 8 bf16 at a time, its part of the m
-// rows of A comes from the first-level cache. Grid: n warps. W is (n, k) with k a multiple of 8 and
-// 16-byte rows.
-#include "device.cuh"
+// `parts` warps (1, 2 or 4) share a row of W, an output channel, and add up in order: weights of few rows
+// are asked for by as many warps as those of many. Grid: ceil(n parts / 4) blocks of 4 warps; shared: 128
+// bytes. W is (n, k) in bf16 with k a multiple of 8 and 16-byte rows; so are the rows of A. Launched early.
+#include "gemv.cuh"
 
 template <int M, class T, class O> __device__ __forceinline__ void linear(
-    O* c, const T* a, const bf16* w, int m, int n, int k, float beta) {
-    int row = thread_index() / 32, lane = threadIdx.x % 32;
-    if (row >= n) return;
-    w += (i64)row * k;
-    float sum[M];
-    for (int i = 0; i < M; i++) sum[i] = 0.0f;
-#pragma unroll 2
-    for (int at = lane * 8; at < k; at += 256) {
-        Eight16 v = *(const Eight16*)(w + at);
-        for (int i = 0; i < M; i++) {
-            if (i >= m) break;
-            Floats<4> lo = Access<4>::get(a + (i64)i * k + at), hi = Access<4>::get(a + (i64)i * k + at + 4);
-            for (int j = 0; j < 4; j++) sum[i] += lo.x[j] * to_float(v.x[j]) + hi.x[j] * to_float(v.x[j + 4]);
+    O* c, const T* a, const bf16* w, int m, int n, int k, float beta, int parts) {
+    SHARED
+    float* space = (float*)shared;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % parts;
+    int row = (blockIdx.x * GEMV_WARPS + warp) / parts;
+    int each = (k / 8 + parts - 1) / parts * 8;
+    // Warps past the last row do as it does, and write nothing.
+    const bf16* const rows[1] = {w + (i64)min(row, n - 1) * k};
+    float dot[1][M], square[M];
+    gemv<M, 1, 8>(dot, square, rows, part * each, min(part * each + each, k), [&](int i, int at) {
+        return Access<8>::get(a + (i64)(M == 1 ? 0 : min(i, m - 1)) * k + at);
+    });
+    float sum = own_sum(dot);
+    if (parts > 1) {
+        if (lane < M) space[warp * M + lane] = sum;
+        __syncthreads();
+        for (int other = 1; other < parts; other++) {
+            if (part == 0 && lane < M) sum += space[(warp + other) * M + lane];
         }
     }
-    for (int i = 0; i < M; i++) {
-        if (i >= m) break;
-        float s = warp_sum(sum[i]);
-        O* to = c + (i64)i * n + row;
-        if (lane == 0) put(to, beta == 0.0f ? s : beta * to_float(*to) + s);
-    }
+    if (part != 0 || row >= n || lane >= m) return;
+    O* to = c + (i64)lane * n + row;
+    put(to, beta == 0.0f ? sum : beta * to_float(*to) + sum);
 }
 
 #define LINEAR(M, T, O, NAME) \
-extern "C" __global__ void NAME(O* c, const T* a, const bf16* w, int m, int n, int k, float beta) { linear<M, T, O>(c, a, w, m, n, k, beta); } \
+extern "C" __global__ void __launch_bounds__(128) NAME(O* c, const T* a, const bf16* __restrict__ w, int m, int n, int k, float beta, int parts) { linear<M, T, O>(c, a, w, m, n, k, beta, parts); } \
 KERNELS(NAME)
+#define LINEARS(T, O, TYPES) \
+LINEAR(1, T, O, linear1_##TYPES) \
+LINEAR(2, T, O, linear2_##TYPES) \
+LINEAR(4, T, O, linear4_##TYPES) \
+LINEAR(8, T, O, linear8_##TYPES)
 
-LINEAR(1, bf16, bf16, linear1_bf16_bf16)
-LINEAR(1, bf16, float, linear1_bf16_f32)
-LINEAR(1, float, float, linear1_f32_f32)
-LINEAR(2, bf16, bf16, linear2_bf16_bf16)
-LINEAR(2, bf16, float, linear2_bf16_f32)
-LINEAR(2, float, float, linear2_f32_f32)
+LINEARS(bf16, bf16, bf16_bf16)
+LINEARS(bf16, float, bf16_f32)
+LINEARS(float, float, f32_f32)

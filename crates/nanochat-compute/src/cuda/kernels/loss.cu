@@ -102,44 +102,59 @@ extern "C" __global__ void __launch_bounds__(512, 3) cross_entropy_grad_held(
 }
 KERNELS(cross_entropy_grad_held)
 
-// out[row]: where the largest of the row stands first. Grid: one block a row; shared: 256 bytes.
-extern "C" __global__ void argmax(int* out, const float* x, int vocab) {
-    SHARED
+// A number of a row and where it stands: the larger one, the earlier of equals.
+struct Best {
+    float value;
+    int place;
+    __device__ __forceinline__ void take(float other, int there) {
+        if (other > value || (other == value && there < place)) value = other, place = there;
+    }
+};
+__device__ __forceinline__ Best block_best(Best best, unsigned char* shared) {
     float* values = (float*)shared;
     int* places = (int*)(shared + 128);
-    x += (i64)blockIdx.x * vocab;
-    float best = -INFINITY;
-    int place = vocab;
-    for (int at = threadIdx.x; at < vocab; at += blockDim.x) {
-        float v = x[at];
-        if (v > best) {
-            best = v;
-            place = at;
-        }
-    }
-    // Lanes agree on the largest, the lowest place of equals; then warps do.
-    for (int mask = 16; mask > 0; mask >>= 1) {
-        float other = shfl_xor(best, mask);
-        int there = (int)shfl_xor((float)place, mask);
-        if (other > best || (other == best && there < place)) {
-            best = other;
-            place = there;
-        }
-    }
+    for (int mask = 16; mask > 0; mask >>= 1) best.take(shfl_xor(best.value, mask), shfl_xor(best.place, mask));
+    __syncthreads();
     if (threadIdx.x % 32 == 0) {
-        values[threadIdx.x / 32] = best;
-        places[threadIdx.x / 32] = place;
+        values[threadIdx.x / 32] = best.value;
+        places[threadIdx.x / 32] = best.place;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int i = 1; i < blockDim.x / 32; i++) {
-            if (values[i] > best || (values[i] == best && places[i] < place)) {
-                best = values[i];
-                place = places[i];
-            }
+    for (int i = 0; i < blockDim.x / 32; i++) best.take(values[i], places[i]);
+    return best;
+}
+
+// out[row]: where the largest of the row stands first. Grid: (parts, rows); parts share a row, and the last
+// of them that is done looks through what they found: values and places (rows, parts); `arrived` (rows) is 0
+// before and after. Shared: 272 bytes. Launched early.
+extern "C" __global__ void argmax(int* out, const float* x, int vocab, float* values, int* places, int* arrived) {
+    SHARED
+    int* last = (int*)(shared + 256);
+    int row = blockIdx.y, parts = gridDim.x;
+    wait_for_earlier();
+    let_next_begin();
+    x += (i64)row * vocab;
+    values += (i64)row * parts;
+    places += (i64)row * parts;
+    Best best = {-INFINITY, vocab};
+    for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < vocab; at += parts * blockDim.x) best.take(x[at], at);
+    best = block_best(best, shared);
+    if (parts > 1) {
+        if (threadIdx.x == 0) {
+            values[blockIdx.x] = best.value;
+            places[blockIdx.x] = best.place;
+            __threadfence();
+            *last = atomicAdd(arrived + row, 1) == parts - 1;
         }
-        out[blockIdx.x] = place < vocab ? place : 0;
+        __syncthreads();
+        if (!*last) return;
+        __threadfence();
+        best = {-INFINITY, vocab};
+        for (int i = threadIdx.x; i < parts; i += blockDim.x) best.take(values[i], places[i]);
+        best = block_best(best, shared);
+        if (threadIdx.x == 0) arrived[row] = 0;
     }
+    if (threadIdx.x == 0) out[row] = best.place < vocab ? best.place : 0;
 }
 KERNELS(argmax)
 

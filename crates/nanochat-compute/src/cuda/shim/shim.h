@@ -428,6 +428,7 @@ extern "C" __attribute__((used, weak, visibility("default"))) void nanochat_shim
 #define SHARED unsigned char* const shared = shim::state.shared;
 
 inline void __syncthreads() { shim::with_block(); }
+inline void __threadfence() {}
 inline void __syncwarp() {
     shim::with_warp([](void**) {}, nullptr);
 }

@@ -10,6 +10,7 @@ use nanochat_compute::{Backend, DType, Tensor};
 use serde_json::{Value, json};
 
 use super::GpuBench;
+use super::step::{self, Sizes};
 use super::train::gpu_peak;
 use crate::cli::Global;
 
@@ -147,13 +148,14 @@ pub fn run(args: &GpuBench, global: &Global) -> Result<()> {
     bench.head(&s)?;
     bench.optimizers(&s)?;
     bench.decoding(&s)?;
-    println!("\n{:<34} {:>10} {:>9} {:>9}   share of", "operation", "us", "GB/s", "TFLOP/s");
+    bench.steps(&s)?;
+    println!("\n{:<40} {:>10} {:>9} {:>9}   share of", "operation", "us", "GB/s", "TFLOP/s");
     let mut all = Vec::new();
     for row in &bench.rows {
         let (share, of) = row.share(&ceilings);
         let seconds = row.ms / 1e3;
         println!(
-            "{:<34} {:>10.1} {:>9.0} {:>9.1} {:>4.0} % of {of}",
+            "{:<40} {:>10.2} {:>9.0} {:>9.1} {:>4.0} % of {of}",
             row.name,
             1e3 * row.ms,
             row.bytes / seconds / 1e9,
@@ -362,6 +364,23 @@ impl Bench<'_> {
             self.time(&format!("muon, {name} x {batch}"), (bytes, flops), || {
                 be.muon_batch(&all, &scratch, &o)
             })?;
+        }
+        Ok(())
+    }
+
+    /// The kernels of decode steps of few rows.
+    fn steps(&mut self, s: &Shape) -> Result<()> {
+        for (m, early) in [(1, false), (1, true), (2, true), (4, true), (8, true)] {
+            self.be.launch_early(early);
+            let sizes = Sizes { c: s.c, h: s.h, v: s.v, len: s.t.min(1024), m, early };
+            let random = |len, dtype, seed| self.random(len, dtype, seed);
+            let timed = step::times(self.be, sizes, self.rounds, &random)?;
+            self.rows.extend(timed.into_iter().map(|t| Row {
+                name: t.name,
+                ms: t.ms,
+                bytes: t.bytes as f64,
+                flops: 0.0,
+            }));
         }
         Ok(())
     }

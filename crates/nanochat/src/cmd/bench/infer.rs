@@ -82,6 +82,8 @@ pub struct Cell {
     pub limit_tokens_per_sec: Option<f64>,
     /// Most memory of the process so far.
     pub peak_bytes: u64,
+    /// Milliseconds of a step where a GPU is not waited for between them, its own time: mean.
+    pub step_ms_ahead: Option<f64>,
     /// Milliseconds of a step by operation, the largest first.
     pub breakdown: Vec<(&'static str, f64)>,
 }
@@ -147,6 +149,7 @@ impl Job<'_> {
             bytes_per_token: bytes as usize / n,
             limit_tokens_per_sec: read.map(|read| read / bytes * n as f64),
             peak_bytes,
+            step_ms_ahead: None,
             breakdown: Vec::new(),
         }
     }
@@ -157,11 +160,17 @@ impl Job<'_> {
         let mut decoder =
             NanoDecoder::with_weights(self.be, self.model, len, self.weights.format())?;
         decoder.reserve(self.prompt, n, len)?;
+        let first_ids = self.first_ids(n);
+        if self.be.own_memory().is_some() {
+            // A GPU's steps are recorded when they are run for the second time.
+            self.warm(&mut decoder, n, &[&first_ids, &first_ids])?;
+            decoder.reset();
+        }
         let start = Instant::now();
         decoder.prefill(&self.prompt_ids())?;
         decoder.fork(n)?;
         let first = start.elapsed().as_secs_f64();
-        let mut columns = vec![self.first_ids(n)];
+        let mut columns = vec![first_ids];
         let mut steps = Vec::new();
         // A GPU's operations are timed by marks between them, which take longer than the operations of a
         // small step; and none of a replayed step is seen.
@@ -177,10 +186,34 @@ impl Job<'_> {
         let step_ms = |s: f64| 1e3 * s / steps.len() as f64;
         let breakdown = self.be.profile_stop().into_iter().map(|(op, s)| (op, step_ms(s)));
         let breakdown = breakdown.take(8).collect();
+        let mut step_ms_ahead = None;
+        if self.be.own_memory().is_some() {
+            // The same once more, without waiting.
+            decoder.reset();
+            self.warm(&mut decoder, n, &[])?;
+            let start = Instant::now();
+            let found = decoder.decode_likeliest_ahead(&columns[0], steps.len())?;
+            step_ms_ahead = Some(step_ms(start.elapsed().as_secs_f64()));
+            ensure!(found == columns[1..].concat(), "{n} rows: without waiting the ids are others");
+        }
         Ok((
-            Cell { breakdown, ..self.cell(n, decoder.weights(), Some(&decoder), &times, &steps) },
+            Cell {
+                step_ms_ahead,
+                breakdown,
+                ..self.cell(n, decoder.weights(), Some(&decoder), &times, &steps)
+            },
             columns,
         ))
+    }
+
+    /// Feeds the prompt and some columns to an empty decoder.
+    fn warm(&self, decoder: &mut NanoDecoder<'_>, n: usize, columns: &[&[u32]]) -> Result<()> {
+        decoder.prefill(&self.prompt_ids())?;
+        decoder.fork(n)?;
+        for column in columns {
+            decoder.decode_likeliest(column)?;
+        }
+        Ok(())
     }
 
     /// Without a cache, going by the columns that the cache made.
@@ -291,8 +324,14 @@ fn row(with: &Cell, without: &Cell, ratio: f64, new_tokens: usize) -> String {
         true => format!("  (without: {} of {} steps)", without.steps_timed, new_tokens - 1),
         false => String::new(),
     };
+    let ahead = with.step_ms_ahead.map_or(String::new(), |ms| {
+        format!(
+            "  (not waited for: {ms:.3} ms a step, {:.0} tok/s)",
+            with.batch_size as f64 / ms * 1e3
+        )
+    });
     format!(
-        "{:>5} {:<7} {:>14.1} {:>14.1} {ratio:>6.2}x {:>9.1} {:>9.2} {:>8.2} {:>5.0}% {:>9.0} {:>11} {:>10}{part}",
+        "{:>5} {:<7} {:>14.1} {:>14.1} {ratio:>6.2}x {:>9.1} {:>9.3} {:>8.3} {:>5.0}% {:>9.0} {:>11} {:>10}{ahead}{part}",
         with.batch_size,
         with.weights,
         with.tokens_per_sec,
