@@ -29,6 +29,12 @@ impl<'a> Replay<'a> {
     pub fn end_step(&mut self) {
         self.drawn.clear();
     }
+
+    /// Lets go of what a step under way has drawn, for a stream that makes a step's batches anew.
+    pub fn forget(&mut self) {
+        self.drawn.clear();
+        self.pending.clear();
+    }
 }
 
 /// A batch as it lies in a state.
@@ -38,6 +44,8 @@ struct Kept {
     t: usize,
     x: Vec<i32>,
     y: Vec<i32>,
+    #[serde(default)]
+    w: Option<Vec<f32>>,
     epoch: u64,
     name: String,
     trained_tokens: usize,
@@ -46,15 +54,15 @@ struct Kept {
 
 impl From<&Batch> for Kept {
     fn from(from: &Batch) -> Self {
-        let Batch { b, t, x, y, epoch, name, trained_tokens, padding_tokens } = from.clone();
-        Self { b, t, x, y, epoch, name, trained_tokens, padding_tokens }
+        let Batch { b, t, x, y, w, epoch, name, trained_tokens, padding_tokens } = from.clone();
+        Self { b, t, x, y, w, epoch, name, trained_tokens, padding_tokens }
     }
 }
 
 impl From<Kept> for Batch {
     fn from(from: Kept) -> Self {
-        let Kept { b, t, x, y, epoch, name, trained_tokens, padding_tokens } = from;
-        Self { b, t, x, y, epoch, name, trained_tokens, padding_tokens }
+        let Kept { b, t, x, y, w, epoch, name, trained_tokens, padding_tokens } = from;
+        Self { b, t, x, y, w, epoch, name, trained_tokens, padding_tokens }
     }
 }
 

@@ -15,6 +15,7 @@ use nanochat_train::rl::questions::{Part, Question, Questions};
 use nanochat_train::rl::rollout::{Sample, Sampling, batch, seed_of};
 use nanochat_train::rl::{self, RlRecipe, RlRun};
 use nanochat_train::step::Trainer;
+use nanochat_train::survival::Survival;
 use nanochat_train::{Error, Result};
 use serde_json::json;
 use tiny::Told;
@@ -90,6 +91,7 @@ fn run_in(dir: &Path, recipe: &RlRecipe, resume: Option<PathBuf>) -> Result<Ran>
         questions: &Letters,
         reference: Some(&reference),
         resume,
+        survival: &Survival::default(),
     };
     let outcome = rl::run(rl, &mut trainer, &mut told)?;
     Ok(Ran { outcome, told, params: tiny::params(&model) })
@@ -158,7 +160,10 @@ fn other_settings_are_refused_by_name() {
     let other = RlRecipe { num_iterations: 2, seed: 8, ..recipe };
     let step = checkpoint::step_dir(dir.path(), 1);
     match run_in(dir.path(), &other, Some(step)) {
-        Err(Error::Resume { what, .. }) => assert!(what.starts_with("setting "), "{what}"),
+        Err(Error::Resume { differences, .. }) => {
+            let what: Vec<_> = differences.iter().map(|d| d.what.as_str()).collect();
+            assert!(what.iter().all(|w| w.starts_with("setting ")) && what.len() == 2, "{what:?}");
+        }
         Err(e) => panic!("{e}"),
         Ok(_) => panic!("a run with another seed went on"),
     }

@@ -49,10 +49,8 @@ impl Question {
     /// A question of one turn with its reference answer.
     pub fn new(id: impl Into<String>, user: String, reference: Content, answer: Answer) -> Self {
         let message = |role, content| Message { role, content };
-        let messages = vec![
-            message(Role::User, Content::Text(user)),
-            message(Role::Assistant, reference),
-        ];
+        let messages =
+            vec![message(Role::User, Content::Text(user)), message(Role::Assistant, reference)];
         Self { id: id.into(), conversation: Conversation { messages }, answer }
     }
 
@@ -198,7 +196,11 @@ impl Entry {
                 order.into_iter().filter_map(|i| all[i].take()).collect()
             }
             Source::Words { n, make } => {
-                let path = data.find(self.name, &["wordlists/american-english.txt", "words.txt"], self.from)?;
+                let path = data.find(
+                    self.name,
+                    &["wordlists/american-english.txt", "words.txt"],
+                    self.from,
+                )?;
                 let words = spelling::words(&path)?;
                 let first = if which == Which::Test { spelling::TEST_SEED } else { 0 };
                 (first..first + *n as u64).map(|i| make(&words, i)).collect()

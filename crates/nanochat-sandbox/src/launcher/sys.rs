@@ -106,13 +106,8 @@ pub fn c_string(text: impl AsRef<OsStr>) -> Step<CString> {
 
 /// Sets of strings in the same order in each run; text is UTF-8; no module of the current folder is
 /// taken for one of the library; threads share one arena, whose address space would count else.
-const ENVIRONMENT: [&str; 5] = [
-    "HOME=/tmp",
-    "PYTHONHASHSEED=0",
-    "PYTHONUTF8=1",
-    "PYTHONSAFEPATH=1",
-    "MALLOC_ARENA_MAX=1",
-];
+const ENVIRONMENT: [&str; 5] =
+    ["HOME=/tmp", "PYTHONHASHSEED=0", "PYTHONUTF8=1", "PYTHONSAFEPATH=1", "MALLOC_ARENA_MAX=1"];
 
 /// What is executed at the end: the interpreter and its arguments.
 pub struct Exec {
@@ -127,10 +122,7 @@ impl Exec {
         let fixed = ["-s", "-S", "-B", "-c"].map(str::to_owned);
         let words = fixed.into_iter().chain([role.script()]).chain(role.arguments()).map(c_string);
         let arguments = std::iter::once(Ok(path.clone())).chain(words).collect::<Step<_>>()?;
-        let mut environment = ENVIRONMENT
-            .iter()
-            .map(c_string)
-            .collect::<Step<Vec<_>>>()?;
+        let mut environment = ENVIRONMENT.iter().map(c_string).collect::<Step<Vec<_>>>()?;
         let folders: std::collections::BTreeSet<_> = spec
             .python
             .files

@@ -18,7 +18,7 @@ use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::objective::Objective;
 use self::passes::{Pass, Served};
@@ -28,9 +28,12 @@ use crate::Result;
 use crate::base::Outcome;
 use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
 use crate::optim::LearningRates;
-use crate::resume::{self, Identity, Progress};
+use crate::replay::Replay;
+use crate::resume::{Identity, Progress};
 use crate::schedule::Rates;
 use crate::step::{StepReport, Trainer};
+use crate::stop::StopSignal;
+use crate::survival::{Session, Survival};
 
 /// Values of an RL run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +97,14 @@ pub struct RlRun<'a> {
     pub reference: Option<&'a Nano>,
     /// Goes on from this step's directory.
     pub resume: Option<PathBuf>,
+    /// What happens to it that nobody planned.
+    pub survival: &'a Survival,
+}
+
+/// What names an RL run: a checkpoint of another is not gone on with.
+pub fn identity(recipe: &RlRecipe, tokenizer: &Tokenizer) -> Identity {
+    let settings = serde_json::to_value(recipe).expect("a recipe has only string keys");
+    Identity { stage: "rl", tokenizer: tokenizer.fingerprint(), settings }
 }
 
 /// What the rollouts of a step gave.
@@ -114,41 +125,43 @@ impl Rollouts {
 }
 
 /// Trains to the end; tests and saves on the way.
+///
+/// Errors: [`crate::Error::Stopped`] when it was asked to stop, which is saved; see [`Survival`].
 pub fn run(run: RlRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) -> Result<Outcome> {
     let recipe = run.recipe;
-    let id = Identity {
-        stage: "rl",
-        tokenizer: run.tokenizer.fingerprint(),
-        settings: serde_json::to_value(recipe).expect("a recipe has only string keys"),
-    };
-    let mut served = Served::new(run.questions.fingerprint());
-    let mut progress = match &run.resume {
-        Some(dir) => resume::restore(dir, &id, trainer, &mut served)?,
-        None => Progress::default(),
-    };
-    let (first, last) = (progress.step, recipe.num_iterations);
+    let id = identity(recipe, run.tokenizer);
+    let mut session = Session::new(run.dir, &id, recipe.keep, run.survival);
+    let served = Served::new(run.questions.fingerprint());
+    let mut stream = served.clone();
+    let mut train = Replay::new(&mut stream);
+    let mut progress = session.begin(run.resume.as_deref(), trainer, &mut train, out)?;
+    let last = recipe.num_iterations;
     let mut pace = Pace::resumed(progress.train_s);
     loop {
         let step = progress.step;
-        let resumed_here = run.resume.is_some() && step == first;
-        let due = |every: u64| {
-            !resumed_here && (step == last || (every > 0 && step.is_multiple_of(every)))
-        };
-        if due(recipe.eval_every) || (step == 0 && !resumed_here) {
-            test(&run, trainer, step, out)?;
+        let due =
+            |every: u64| step == 0 || step == last || (every > 0 && step.is_multiple_of(every));
+        if due(recipe.eval_every) && session.saved != Some(step) {
+            let row = test(&run, trainer, step, out)?;
+            session.row(step, row, out);
         }
-        if due(recipe.save_every) && step > 0 {
-            progress.train_s = pace.train_s;
-            let path = resume::save(run.dir, &id, trainer, &served, &progress, recipe.keep)?;
-            out.line(LineKind::Event, &format!("checkpoint {}", path.display()));
-        }
+        progress.train_s = pace.train_s;
         if step >= last {
+            session.save_at_end(trainer, &train, &progress, out)?;
             break;
+        }
+        if step > 0 && (due(recipe.save_every) || session.retries(step)) {
+            session.save(trainer, &train, &progress, out)?;
         }
         let start = Instant::now();
         let rollouts = rollouts(&run, trainer, step)?;
         let rates = recipe.at(step);
-        let mut report = learn(&run, trainer, &rollouts, &mut served, step, &rates)?;
+        // Batches that an interrupted step had drawn are the ones that were just made again.
+        train.forget();
+        let mut learning = Learning { run: &run, session: &mut session, served: &served };
+        let learned =
+            learning.learn(trainer, &mut train, &mut progress, (&rollouts, &rates), out)?;
+        let Some(mut report) = learned else { continue };
         report.dt_s = start.elapsed().as_secs_f64();
         report.data_s = rollouts.seconds;
         progress.totals.push(&report);
@@ -169,7 +182,7 @@ pub fn run(run: RlRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) ->
         row["rollout_ms"] = json!(1e3 * rollouts.seconds);
         let rate = rollouts.answer_tokens() as f64 / rollouts.seconds.max(1e-9);
         row["rollout_tokens_per_sec"] = json!(rate);
-        out.row(row)?;
+        session.row(progress.step, row, out);
     }
     progress.train_s = pace.train_s;
     let checkpoint = checkpoint::step_dir(run.dir, progress.step);
@@ -198,40 +211,66 @@ fn rollouts(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64) -> Result<Rollout
     Ok(Rollouts { samples, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// One optimizer step for each pass over the samples.
-fn learn(
-    run: &RlRun<'_>,
-    trainer: &mut Trainer<'_>,
-    rollouts: &Rollouts,
-    served: &mut Served,
-    step: u64,
-    rates: &Rates,
-) -> Result<StepReport> {
-    let recipe = run.recipe;
-    let pass = Pass::new(run, trainer, &rollouts.samples)?;
-    let mut report: Option<StepReport> = None;
-    for _ in 0..recipe.passes.max(1) {
-        let batches = pass.batches(run, trainer)?;
-        let count = batches.len();
-        served.serve(batches);
-        let one = trainer.step(step, served, count, rates)?;
-        report = Some(match report {
-            None => one,
-            // Tokens of all passes, the loss of the first: the samples' own.
-            Some(before) => StepReport {
-                tokens: before.tokens + one.tokens,
-                trained_tokens: before.trained_tokens + one.trained_tokens,
-                padding_tokens: before.padding_tokens + one.padding_tokens,
-                plan_s: before.plan_s + one.plan_s,
-                ..before
-            },
-        });
+/// The part of a step that changes the weights.
+struct Learning<'r, 's, 'a> {
+    run: &'r RlRun<'a>,
+    session: &'r mut Session<'s>,
+    served: &'r Served,
+}
+
+impl Learning<'_, '_, '_> {
+    /// One optimizer step for each pass over the samples. `None`: the step was passed over.
+    ///
+    /// A run that is asked to stop does so before the first pass has changed anything, or after the last:
+    /// so a step is whole or not taken.
+    fn learn(
+        &mut self,
+        trainer: &mut Trainer<'_>,
+        train: &mut Replay<'_>,
+        progress: &mut Progress,
+        (rollouts, rates): (&Rollouts, &Rates),
+        out: &mut dyn Observer,
+    ) -> Result<Option<StepReport>> {
+        let pass = Pass::new(self.run, trainer, &rollouts.samples)?;
+        let stop = trainer.watch.stop.clone();
+        let mut report: Option<StepReport> = None;
+        for _ in 0..self.run.recipe.passes.max(1) {
+            let batches = pass.batches(self.run, trainer)?;
+            let count = batches.len();
+            self.served.serve(batches);
+            let step = self.session.step(trainer, train, progress, (count, rates), out);
+            trainer.watch.stop = StopSignal::default();
+            let one = match step {
+                Ok(Some(one)) => one,
+                other => {
+                    trainer.watch.stop = stop;
+                    return other;
+                }
+            };
+            report = Some(match report {
+                None => one,
+                // Tokens of all passes, the loss of the first: the samples' own.
+                Some(before) => StepReport {
+                    tokens: before.tokens + one.tokens,
+                    trained_tokens: before.trained_tokens + one.trained_tokens,
+                    padding_tokens: before.padding_tokens + one.padding_tokens,
+                    plan_s: before.plan_s + one.plan_s,
+                    ..before
+                },
+            });
+        }
+        trainer.watch.stop = stop;
+        Ok(report)
     }
-    Ok(report.expect("at least one pass"))
 }
 
 /// Shares of test questions that at least one of the first k samples answers, k = 1..8.
-fn test(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64, out: &mut dyn Observer) -> Result<()> {
+fn test(
+    run: &RlRun<'_>,
+    trainer: &Trainer<'_>,
+    step: u64,
+    out: &mut dyn Observer,
+) -> Result<Value> {
     let start = Instant::now();
     let (recipe, model) = (run.recipe, trainer.model);
     let mut decoder = NanoDecoder::new(trainer.be, model, model.config().sequence_len)?;
@@ -249,12 +288,10 @@ fn test(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64, out: &mut dyn Observe
     let words: Vec<_> =
         share.iter().enumerate().map(|(k, s)| format!("Pass@{}: {s:.4}", k + 1)).collect();
     out.line(LineKind::Event, &format!("Step {step} | {}", words.join(", ")));
-    let mut row = json!({
-        "kind": "eval", "stage": "rl", "step": step, "questions": n,
-        "seconds": start.elapsed().as_secs_f64(),
-    });
+    let seconds = start.elapsed().as_secs_f64();
+    let mut row = json!({ "kind": "eval", "questions": n, "seconds": seconds });
     for (k, s) in share.iter().enumerate() {
         row[format!("pass@{}", k + 1)] = json!(s);
     }
-    out.row(row)
+    Ok(row)
 }

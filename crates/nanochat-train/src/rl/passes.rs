@@ -1,6 +1,7 @@
 //! The samples of a step as micro batches, with the factors that the objective gives them now.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nanochat_data::{Batch, Batches};
 use nanochat_gpt::Nano;
@@ -11,28 +12,33 @@ use super::rollout::{Sample, batch};
 use crate::Result;
 use crate::step::Trainer;
 
-/// Micro batches that are there, one after another.
+/// Micro batches that are there, one after another; clones serve from the same queue.
+#[derive(Clone)]
 pub(super) struct Served {
-    queue: VecDeque<Batch>,
+    queue: Arc<Mutex<VecDeque<Batch>>>,
     name: String,
 }
 
 impl Served {
     /// None yet, of questions with this name.
     pub(super) fn new(name: String) -> Self {
-        Self { queue: VecDeque::new(), name }
+        Self { queue: Arc::default(), name }
     }
 
     /// These are next.
-    pub(super) fn serve(&mut self, batches: Vec<Batch>) {
-        self.queue = batches.into();
+    pub(super) fn serve(&self, batches: Vec<Batch>) {
+        *self.queue() = batches.into();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Batch>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Batches for Served {
     fn next_batch(&mut self) -> nanochat_data::Result<Batch> {
         let why = || "a step asks for more micro batches than were drawn".into();
-        self.queue.pop_front().ok_or_else(|| nanochat_data::Error::State { why: why() })
+        self.queue().pop_front().ok_or_else(|| nanochat_data::Error::State { why: why() })
     }
 
     /// Nothing: what a step draws is a function of its number and of the weights.

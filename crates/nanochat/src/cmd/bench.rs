@@ -10,8 +10,8 @@ mod quick;
 mod serve;
 pub mod sft;
 mod start;
-mod streams;
 mod step;
+mod streams;
 mod sweep;
 pub mod train;
 

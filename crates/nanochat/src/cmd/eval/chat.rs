@@ -125,8 +125,13 @@ fn chat_core(scores: &[TaskScore]) -> Option<f64> {
 /// The tasks to run, and why others are not. What was named must run.
 fn chosen(args: &ChatArgs, runner: &dyn Runner) -> Result<(Vec<ChatTask>, Vec<String>)> {
     let data = data_dir(args.data_dir.as_deref());
-    let names: Vec<&str> =
-        args.task_name.iter().flat_map(|n| n.split('|')).map(str::trim).filter(|n| !n.is_empty()).collect();
+    let names: Vec<&str> = args
+        .task_name
+        .iter()
+        .flat_map(|n| n.split('|'))
+        .map(str::trim)
+        .filter(|n| !n.is_empty())
+        .collect();
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
     let ready = |task: ChatTask| -> Result<ChatTask> {
         if task.runs_programs() {

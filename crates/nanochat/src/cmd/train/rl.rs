@@ -13,10 +13,13 @@ use nanochat_train::rl::rollout::Sampling;
 use nanochat_train::rl::{self, RlRecipe, RlRun};
 use nanochat_train::step::Trainer;
 
-use super::finish;
+use super::survive::SurvivalFlags;
+use super::{finish, supervise};
 use crate::cli::Global;
 use crate::pipeline::{resume_from, step_of};
+use crate::preflight;
 use crate::run_dir::RunDir;
+use crate::run_lock::RunLock;
 use crate::screen::Screen;
 use crate::stage::Optimizations;
 
@@ -39,6 +42,15 @@ pub struct RlArgs {
     /// Goes on from the run's newest valid RL checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Goes on although settings or questions differ from the checkpoint's, and puts that on record.
+    #[arg(long, requires = "resume")]
+    pub force: bool,
+    /// Starts again after a crash, with --resume.
+    #[arg(long)]
+    pub supervise: bool,
+    /// How it survives.
+    #[command(flatten)]
+    pub survival: SurvivalFlags,
     /// What is asked.
     #[arg(long, value_enum, default_value_t = TaskFlag::Arithmetic)]
     pub task: TaskFlag,
@@ -187,6 +199,11 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
     args.check()?;
     let start = Instant::now();
     let run = RunDir::find(args.run.as_deref())?;
+    let survival = args.survival.listen(args.force)?;
+    if args.supervise {
+        return supervise::run(&run, "rl", args.resume, &survival.stop);
+    }
+    let _lock = RunLock::take(&run)?;
     let tokenizer = run.tokenizer()?;
     let from = match &args.from {
         Some(path) => checkpoint::latest(path)?.0,
@@ -231,6 +248,11 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         questions.fingerprint(),
         from.display()
     ));
+    // Weights, moments and gradients are the state; the gradients are not saved.
+    let bytes = trainer.bytes().state - 4 * model.table().len();
+    if let Some(warning) = preflight::room(&dir, bytes as u64, args.force)? {
+        screen.say(&warning);
+    }
     let rl = RlRun {
         recipe: &recipe,
         dir: &dir,
@@ -238,6 +260,7 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         questions: &*questions,
         reference: reference.as_ref(),
         resume,
+        survival: &survival,
     };
     let outcome = rl::run(rl, &mut trainer, &mut screen).context("reinforcement stopped")?;
     drop(screen);
