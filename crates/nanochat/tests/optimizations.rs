@@ -102,6 +102,21 @@ fn generation_is_measured_with_a_cache_and_without() {
 }
 
 #[test]
+fn many_streams_and_a_known_prompt_are_measured() {
+    let base = tempfile::tempdir().expect("a folder");
+    let rows = ["--streams", "1,3", "--prompt", "5", "--prefix", "130", "--rounds", "1"];
+    let few = ["--new-tokens", "4"];
+    let found = nanochat(base.path(), &[&["bench", "streams"], &SMALL[..], &rows, &few].concat());
+    let found = figures(&found);
+    let streams = found["streams"].as_array().expect("a list");
+    assert_eq!(streams.len(), 2);
+    assert!(streams.iter().all(|s| s["tokens_per_sec"].as_f64() > Some(0.0)), "{found}");
+    for key in ["cold_first_token_ms", "known_first_token_ms", "known_share"] {
+        assert!(found[key].as_f64().is_some_and(|x| x > 0.0), "{key} of {found}");
+    }
+}
+
+#[test]
 fn finetuning_is_measured_in_all_its_ways() {
     let base = tempfile::tempdir().expect("a folder");
     let once = ["--max-seq-len", "128", "--rows", "8", "--rounds", "1", "--steps", "1"];

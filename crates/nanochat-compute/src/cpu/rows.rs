@@ -44,7 +44,10 @@ simd_fn! {
 }
 
 pub(super) fn place_rows(cpu: &Cpu, table: FloatsMut<'_>, x: &[f32], ids: &[i32], c: usize) {
-    let rows = (table.len() / c).div_ceil(TABLE_TASKS).max(1);
+    /// Floats that are placed sooner than a second thread is woken: the keys of a few tokens.
+    const FEW: usize = 1 << 14;
+    let parts = if x.len() <= FEW { 1 } else { TABLE_TASKS };
+    let rows = (table.len() / c).div_ceil(parts).max(1);
     let ids = (ids, c);
     match table {
         FloatsMut::F32(table) => each(&cpu.pool, [(table, rows * c)], |i, [table]| {

@@ -92,6 +92,11 @@ impl<'t> Job<'t> {
         self.fed < self.request.prompt.len()
     }
 
+    /// Rows that are not over.
+    pub fn answering(&self) -> usize {
+        self.rows.iter().filter(|row| !row.is_over).count()
+    }
+
     /// True when all rows are over.
     pub fn is_over(&self) -> bool {
         self.rows.iter().all(|row| row.is_over)

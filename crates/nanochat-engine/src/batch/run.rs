@@ -86,7 +86,7 @@ impl Runner<'_> {
     /// Admits requests in the order in which they came, as long as the next one can be held.
     fn admit(&mut self) {
         loop {
-            let rows: usize = self.jobs.iter().map(|job| job.request.n).sum();
+            let rows: usize = self.jobs.iter().map(Job::answering).sum();
             let Some(next) = self.waiting.front() else { return };
             let request = &next.request;
             if rows + request.n > self.shared.options.rows {
@@ -124,11 +124,10 @@ impl Runner<'_> {
                     failed.push((at, why));
                     continue;
                 }
-                if job.request.prompt_logprobs {
-                    continue;
+                if !job.request.prompt_logprobs {
+                    self.counts.prefix_queries += job.request.prompt.len() as u64;
+                    self.counts.prefix_hits += job.fed as u64;
                 }
-                self.counts.prefix_queries += job.request.prompt.len() as u64;
-                self.counts.prefix_hits += job.fed as u64;
             }
             let job = &self.jobs[at];
             left -= left.min(job.request.prompt.len() - job.fed);
@@ -282,11 +281,10 @@ impl Runner<'_> {
     /// Tells the handles how busy the batch is.
     fn publish(&mut self) {
         let pages = self.decoder.pages();
-        let answering = |job: &Job<'_>| job.rows.iter().filter(|row| !row.is_over).count();
         self.shared.lock().load = Load {
             waiting: self.waiting.len(),
             running: self.jobs.len(),
-            rows: self.jobs.iter().map(answering).sum(),
+            rows: self.jobs.iter().map(Job::answering).sum(),
             pages_used: pages.used,
             pages_cached: pages.cached,
             pages_total: pages.total,
