@@ -36,7 +36,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     let mut response = match admit(&app, &request) {
         Ok(()) if method == Method::OPTIONS && origin.is_some() => preflight(),
         Ok(()) => next.run(request).await,
-        Err(response) => response,
+        Err(response) => *response,
     };
     dress(&app, &mut response, origin);
     let route = route.as_deref().unwrap_or("unmatched");
@@ -53,16 +53,17 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 /// Whether a request is let in.
-fn admit(app: &App, request: &Request) -> Result<(), Response> {
+fn admit(app: &App, request: &Request) -> Result<(), Box<Response>> {
     let headers = request.headers();
     let path = request.uri().path();
-    check_host(app, request).map_err(IntoResponse::into_response)?;
-    check_origin(app, headers).map_err(IntoResponse::into_response)?;
+    let refuse = |error: ApiError| Box::new(error.into_response());
+    check_host(app, request).map_err(refuse)?;
+    check_origin(app, headers).map_err(refuse)?;
     if request.method() == Method::OPTIONS || path == "/health" {
         return Ok(());
     }
     if app.traffic.is_draining() && path != "/metrics" && path != "/ready" {
-        let mut response = ApiError::stopping().into_response();
+        let mut response = refuse(ApiError::stopping());
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Err(response);
     }
@@ -75,11 +76,11 @@ fn admit(app: &App, request: &Request) -> Result<(), Response> {
         .and_then(|v| v.to_str().ok())
         .is_some_and(|a| a.contains("text/html"));
     if browser && request.method() == Method::GET {
-        return Err(crate::page::login(StatusCode::UNAUTHORIZED, ""));
+        return Err(Box::new(crate::page::login(StatusCode::UNAUTHORIZED, "")));
     }
     let message = "this server asks for a key: send \"Authorization: Bearer KEY\"";
     let error = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key");
-    Err(error.into_response())
+    Err(refuse(error))
 }
 
 /// A name that is not ours is a page's name that points here (DNS rebinding). Plain addresses cannot
