@@ -4,6 +4,7 @@
 //! this machine in two ways, and neither works: a name that it points here has another Host header,
 //! and a request from its own address has another Origin.
 
+use std::io::Write;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,8 +47,9 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
             response.headers().get("x-request-id").and_then(|v| v.to_str().ok()).unwrap_or("-");
         // A path is data from outside: no line breaks, no escape sequences.
         let path: String = path.escape_default().take(200).collect();
-        let ms = began.elapsed().as_millis();
-        eprintln!("{method} {path} {} {ms} ms {id}", response.status().as_u16());
+        let (ms, status) = (began.elapsed().as_millis(), response.status().as_u16());
+        // Standard error may be closed: that is no reason to fail a request.
+        let _ = writeln!(std::io::stderr(), "{method} {path} {status} {ms} ms {id}");
     }
     response.map(|body| Body::new(Counted { body, _ticket: ticket }))
 }
