@@ -1,6 +1,6 @@
 //! A request's body: JSON within limits of size, time, type and depth.
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
@@ -15,13 +15,18 @@ type Result<T> = std::result::Result<T, ApiError>;
 ///
 /// Errors: 413, 408, 400 for a body that breaks off.
 pub(crate) async fn bytes(app: &App, body: Body) -> Result<Bytes> {
+    let too_large = || {
+        let message = format!("the body has more than {MOST_BODY} bytes: send less");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    // What says that it is too large is not waited for.
+    if body.size_hint().lower() > MOST_BODY as u64 {
+        return Err(too_large());
+    }
     let whole = Limited::new(body, MOST_BODY).collect();
     match tokio::time::timeout(app.config.timeouts.body, whole).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the body has more than {MOST_BODY} bytes: send less");
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
-        }
+        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Ok(Err(e)) => Err(ApiError::field("body", format!("the body breaks off: {e}"))),
         Err(_) => {
             let message = "the body took too long to arrive";

@@ -49,8 +49,6 @@ pub struct Config {
     pub runs: Option<PathBuf>,
     /// One line a request on standard error: never what was said.
     pub log_requests: bool,
-    /// What was said, too.
-    pub log_text: bool,
 }
 
 /// The model, as clients see it.
@@ -131,7 +129,6 @@ impl Config {
             history: None,
             runs: None,
             log_requests: false,
-            log_text: false,
         }
     }
 

@@ -4,6 +4,7 @@
 //! this machine in two ways, and neither works: a name that it points here has another Host header,
 //! and a request from its own address has another Origin.
 
+use std::io::Write;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     let mut response = match admit(&app, &request) {
         Ok(()) if method == Method::OPTIONS && origin.is_some() => preflight(),
         Ok(()) => next.run(request).await,
-        Err(response) => response,
+        Err(response) => *response,
     };
     dress(&app, &mut response, origin);
     let route = route.as_deref().unwrap_or("unmatched");
@@ -46,23 +47,25 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
             response.headers().get("x-request-id").and_then(|v| v.to_str().ok()).unwrap_or("-");
         // A path is data from outside: no line breaks, no escape sequences.
         let path: String = path.escape_default().take(200).collect();
-        let ms = began.elapsed().as_millis();
-        eprintln!("{method} {path} {} {ms} ms {id}", response.status().as_u16());
+        let (ms, status) = (began.elapsed().as_millis(), response.status().as_u16());
+        // Standard error may be closed: that is no reason to fail a request.
+        let _ = writeln!(std::io::stderr(), "{method} {path} {status} {ms} ms {id}");
     }
     response.map(|body| Body::new(Counted { body, _ticket: ticket }))
 }
 
 /// Whether a request is let in.
-fn admit(app: &App, request: &Request) -> Result<(), Response> {
+fn admit(app: &App, request: &Request) -> Result<(), Box<Response>> {
     let headers = request.headers();
     let path = request.uri().path();
-    check_host(app, request).map_err(IntoResponse::into_response)?;
-    check_origin(app, headers).map_err(IntoResponse::into_response)?;
+    let refuse = |error: ApiError| Box::new(error.into_response());
+    check_host(app, request).map_err(refuse)?;
+    check_origin(app, headers).map_err(refuse)?;
     if request.method() == Method::OPTIONS || path == "/health" {
         return Ok(());
     }
     if app.traffic.is_draining() && path != "/metrics" && path != "/ready" {
-        let mut response = ApiError::stopping().into_response();
+        let mut response = refuse(ApiError::stopping());
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Err(response);
     }
@@ -75,11 +78,11 @@ fn admit(app: &App, request: &Request) -> Result<(), Response> {
         .and_then(|v| v.to_str().ok())
         .is_some_and(|a| a.contains("text/html"));
     if browser && request.method() == Method::GET {
-        return Err(crate::page::login(StatusCode::UNAUTHORIZED, ""));
+        return Err(Box::new(crate::page::login(StatusCode::UNAUTHORIZED, "")));
     }
     let message = "this server asks for a key: send \"Authorization: Bearer KEY\"";
     let error = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key");
-    Err(error.into_response())
+    Err(refuse(error))
 }
 
 /// A name that is not ours is a page's name that points here (DNS rebinding). Plain addresses cannot

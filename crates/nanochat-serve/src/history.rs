@@ -148,7 +148,7 @@ fn check(id: &str, document: &Value) -> Result<()> {
             "id differs from the path's, or has other signs than a UUID",
         ));
     }
-    if !document["title"].as_str().is_some_and(|t| t.len() <= 1000) {
+    if document["title"].as_str().is_none_or(|t| t.len() > 1000) {
         return Err(ApiError::value("title", &document["title"], "a string of up to 1000 bytes"));
     }
     let iso = |t: &str| (10..=40).contains(&t.len()) && t.is_ascii();

@@ -108,10 +108,9 @@ impl Metrics {
                 if first {
                     self.first_token.observe((now - timer.arrived).as_secs_f64());
                 }
-                if let Some(last) = timer.last.get_mut(*row) {
-                    if let Some(before) = last.replace(now) {
-                        self.between_tokens.observe((now - before).as_secs_f64());
-                    }
+                let before = timer.last.get_mut(*row).and_then(|last| last.replace(now));
+                if let Some(before) = before {
+                    self.between_tokens.observe((now - before).as_secs_f64());
                 }
             }
             Update::Ended { finish, .. } if *finish != Finish::Cancelled => {
