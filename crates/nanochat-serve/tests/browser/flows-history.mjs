@@ -148,6 +148,64 @@ export default [
     },
   })),
   {
+    name: "a browser that stores nothing keeps conversations while the tab is open, and says so",
+    scripted: true,
+    async flow(stage) {
+      await stage.serve({ history: false });
+      const page = await stage.open();
+      await page.addInitScript(() => {
+        IDBFactory.prototype.open = () => {
+          throw new Error("not in a private window");
+        };
+      });
+      await page.goto(stage.url);
+      await page.waitForSelector("body.ready");
+      check((await page.innerText(".welcome")).includes("end with this tab"), "it does not say so");
+      await say(page, "Keep this a while");
+      await saved(page);
+      await page.click("#new");
+      await say(page, "Another one");
+      await saved(page);
+      await page.click("text=Keep this a while");
+      await page.waitForFunction(
+        () => document.querySelector("article.user .said").innerText === "Keep this a while",
+      );
+    },
+  },
+  {
+    name: "1,000 conversations in the browser: the list is quick and comes in pages",
+    scripted: true,
+    async flow(stage) {
+      await stage.serve({ history: false });
+      const page = await stage.open();
+      const took = await page.evaluate(async () => {
+        const { openHistory } = await import("/assets/history.js");
+        const { addNode, newDocument } = await import("/assets/tree.js");
+        const history = await openHistory({ history: false });
+        for (let i = 0; i < 1000; i++) {
+          const doc = newDocument({});
+          doc.title = `Talk ${i}`;
+          doc.updated = new Date(1.7e12 + i * 1e6).toISOString();
+          addNode(doc, null, "user", "words ".repeat(400));
+          await history.save(doc);
+        }
+        const start = performance.now();
+        await history.list();
+        return performance.now() - start;
+      });
+      check(took < 500, `the list took ${Math.round(took)} ms`);
+      await page.reload();
+      await page.waitForFunction(
+        () => document.querySelectorAll("#conversations .title").length === 100,
+      );
+      await page.click("text=Show more");
+      await page.waitForFunction(
+        () => document.querySelectorAll("#conversations .title").length === 200,
+      );
+      equal((await titles(page))[199], "Talk 800", "the last of the second page");
+    },
+  },
+  {
     name: "conversations are grouped by day",
     scripted: true,
     async flow(stage) {

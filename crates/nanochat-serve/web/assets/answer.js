@@ -88,7 +88,7 @@ export class Answer extends EventTarget {
           if (this.take(event)) return this.finish();
         }
         // Known to the server, and over, though its end was never said: it was stopped there.
-        if (empty > 1) return this.fail(new ApiError(410, { code: "ended" }));
+        if (empty > 2) return this.fail(new ApiError(410, { code: "ended" }));
       } catch (error) {
         if (!this.live) return;
         if (error.status === 404) return this.fail(new ApiError(404, { code: "stream_lost" }));

@@ -289,7 +289,8 @@ class Chat {
   drawComposer() {
     const doc = this.doc;
     const answers = this.answersOf(doc.id);
-    const growing = answers.find((answer) => answer.live)?.tokens ?? 0;
+    const answer = answers.find((one) => one.live);
+    const growing = answer ? Math.round(answer.tokens / Math.max(1, answer.nodes.length)) : 0;
     const measured = path(doc).findLast((node) => node.usage)?.usage;
     this.composer.show({
       live: this.live(doc.id),

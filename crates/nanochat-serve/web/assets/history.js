@@ -70,89 +70,106 @@ class BrowserHistory {
     const history = new BrowserHistory();
     try {
       const opening = indexedDB.open("nanochat", 1);
-      opening.onupgradeneeded = () =>
+      opening.onupgradeneeded = () => {
         opening.result.createObjectStore("conversations", { keyPath: "id" });
+        // What the list shows: it is read often, and whole conversations are long.
+        opening.result.createObjectStore("summaries", { keyPath: "id" });
+      };
       history.db = await done(opening);
     } catch {
       // Private windows of some browsers have no IndexedDB: kept until the tab closes.
       history.place = "tab";
-      history.memory = new Map();
+      history.memory = { conversations: memoryStore(), summaries: memoryStore() };
     }
     return history;
   }
 
-  /** Runs `work` on the store in one transaction; resolves when it is on disk. */
+  /** Runs `work` on both stores in one transaction; resolves when it is on disk. */
   async within(mode, work) {
-    if (this.memory) return work(memoryStore(this.memory));
-    const transaction = this.db.transaction("conversations", mode);
+    if (this.memory) return work(this.memory);
+    const transaction = this.db.transaction(["conversations", "summaries"], mode);
     const closed = new Promise((resolve, reject) => {
       transaction.oncomplete = resolve;
       transaction.onabort = () =>
         reject(transaction.error ?? new Error("the browser refused to store it"));
     });
     closed.catch(() => null);
-    const result = await work(transaction.objectStore("conversations"));
+    const result = await work({
+      conversations: transaction.objectStore("conversations"),
+      summaries: transaction.objectStore("summaries"),
+    });
     await closed;
     return result;
   }
 
-  async list(q = "") {
-    const all = await this.within("readonly", (store) => done(store.getAll()));
+  async list(q = "", before = null) {
     const wanted = q.trim().toLowerCase();
+    const all = await this.within("readonly", ({ conversations, summaries }) =>
+      done((wanted ? conversations : summaries).getAll()),
+    );
     const found = all
-      .map((doc) => ({
-        id: doc.id,
-        title: doc.title,
-        updated: doc.updated,
-        snippet: snippet(doc, wanted),
-      }))
+      .filter(({ updated }) => !before || updated < before)
+      .map((doc) => ({ ...summary(doc), snippet: wanted ? snippet(doc, wanted) : "" }))
       .filter((item) => !wanted || item.snippet || item.title.toLowerCase().includes(wanted));
     found.sort((a, b) => (a.updated < b.updated ? 1 : -1));
-    return { conversations: found, more: false };
+    return { conversations: found.slice(0, PAGE), more: found.length > PAGE };
   }
 
   async load(id) {
-    const doc = await this.within("readonly", (store) => done(store.get(id)));
-    if (!doc)
-      throw Object.assign(new Error("this conversation is not in this browser"), { status: 404 });
-    return doc;
+    const doc = await this.within("readonly", (stores) => done(stores.conversations.get(id)));
+    if (doc) return doc;
+    throw Object.assign(new Error("this conversation is not in this browser"), { status: 404 });
   }
 
   async save(doc) {
-    return this.within("readwrite", async (store) => {
-      const current = await done(store.get(doc.id));
+    return this.within("readwrite", async (stores) => {
+      const current = await done(stores.conversations.get(doc.id));
       if (current && current.rev !== doc.rev) throw new Conflict(current);
       const rev = (current?.rev ?? 0) + 1;
-      await done(store.put(structuredClone({ ...doc, rev })));
+      await this.put(stores, structuredClone({ ...doc, rev }));
       return rev;
     });
   }
 
   async rename(id, title) {
-    return this.within("readwrite", async (store) => {
-      const doc = await done(store.get(id));
-      if (doc) await done(store.put({ ...doc, title, rev: doc.rev + 1 }));
+    return this.within("readwrite", async (stores) => {
+      const doc = await done(stores.conversations.get(id));
+      if (doc) await this.put(stores, { ...doc, title, rev: doc.rev + 1 });
     });
   }
 
+  async put(stores, doc) {
+    await done(stores.conversations.put(doc));
+    await done(stores.summaries.put(summary(doc)));
+  }
+
   async delete(id) {
-    return this.within("readwrite", (store) => done(store.delete(id)));
+    return this.within("readwrite", async (stores) => {
+      await done(stores.conversations.delete(id));
+      await done(stores.summaries.delete(id));
+    });
   }
 }
 
+const summary = ({ id, title, updated }) => ({ id, title, updated });
+
+/** Resolves with what a request of IndexedDB, or of the stand-in for it, gives. */
 const done = (request) =>
   new Promise((resolve, reject) => {
-    if (!("onsuccess" in request)) return resolve(request.result);
+    if (!(request instanceof IDBRequest)) return resolve(request);
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
 
-const memoryStore = (map) => ({
-  get: (id) => ({ result: structuredClone(map.get(id)) }),
-  getAll: () => ({ result: [...map.values()].map((doc) => structuredClone(doc)) }),
-  put: (doc) => (map.set(doc.id, structuredClone(doc)), {}),
-  delete: (id) => (map.delete(id), {}),
-});
+function memoryStore() {
+  const map = new Map();
+  return {
+    get: (id) => structuredClone(map.get(id)),
+    getAll: () => [...map.values()].map((doc) => structuredClone(doc)),
+    put: (doc) => void map.set(doc.id, structuredClone(doc)),
+    delete: (id) => void map.delete(id),
+  };
+}
 
 function snippet(doc, wanted) {
   if (!wanted) return "";

@@ -66,9 +66,11 @@ export class Library {
   async remove(id) {
     try {
       const doc = await this.load(id);
+      // Nothing saves it from here on; a save under way ends first, or it would come back.
+      doc.temporary = true;
       this.page.stop(id);
       this.docs.delete(id);
-      doc.temporary = true;
+      await this.saver.running.get(id);
       await this.history.delete(id);
       this.page.closed(id);
       toast(`“${doc.title || "Untitled"}” was deleted.`, "Undo", async () => {

@@ -106,7 +106,8 @@ export class Follow {
     const bottom = this.page.scrollHeight - this.page.clientHeight;
     // Samples side by side are read from their top: it stays in sight while they grow.
     const group = document.querySelector("#transcript > .grouped:last-child");
-    return group ? Math.min(bottom, group.offsetTop - 64) : bottom;
+    const bar = document.querySelector(".bar").offsetHeight;
+    return group ? Math.min(bottom, group.offsetTop - bar) : bottom;
   }
 
   look() {

@@ -11,6 +11,9 @@ const FINISH = {
   error: "cut off",
 };
 
+// A shorter wait in the queue is not worth a line.
+const LONG_QUEUE_MS = 100;
+
 export class Transcript {
   /**
    * `actions`: edit(node, text), regenerate(node), choose(node), step(node, by), compare(node), and
@@ -325,28 +328,28 @@ const waiting = () =>
 
 /** Figures of an answer: as the server gave them at its end, until then as counted here. */
 function facts(node, answer, n) {
-  const rows = [];
-  if (answer?.live) {
-    const speed = answer.tokensPerSecond;
-    rows.push(
-      answer.state === "reconnecting" ? "reconnecting…" : speed ? `${figure(speed)} tok/s` : "…",
-    );
-    if (answer.tokens) rows.push(`${answer.tokens} tokens`);
-  } else if (node.usage) {
-    const { tokens_per_sec, completion_tokens, first_token_ms, queued_ms, forgot } = node.usage;
-    if (tokens_per_sec) rows.push(`${figure(tokens_per_sec)} tok/s`);
-    if (completion_tokens != null) rows.push(`${completion_tokens * n} tokens`);
-    if (first_token_ms != null) rows.push(`first after ${figure(first_token_ms)} ms`);
-    if (queued_ms >= 1) rows.push(`queued ${figure(queued_ms)} ms`);
-    if (forgot)
-      rows.push(forgot === 1 ? "oldest turn forgotten" : `${forgot} oldest turns forgotten`);
-  }
+  const rows = answer?.live ? counted(answer) : given(node.usage ?? {}, n);
   if (n === 1 && !answer?.live && FINISH[node.finish]) rows.push(FINISH[node.finish]);
   return h(
     "ul",
     { class: "facts" },
-    rows.map((row) => h("li", {}, row)),
+    rows.filter(Boolean).map((row) => h("li", {}, row)),
   );
+}
+
+function counted({ state, tokens, tokensPerSecond }) {
+  const speed = tokensPerSecond ? `${figure(tokensPerSecond)} tok/s, ` : "";
+  return [state === "reconnecting" && "reconnecting…", tokens > 0 && `${speed}${tokens} tokens`];
+}
+
+function given({ tokens_per_sec, completion_tokens, first_token_ms, queued_ms, forgot }, n) {
+  const speed = tokens_per_sec ? `${figure(tokens_per_sec)} tok/s, ` : "";
+  return [
+    completion_tokens != null && `${speed}${completion_tokens * n} tokens`,
+    first_token_ms != null && `first after ${figure(first_token_ms)} ms`,
+    queued_ms >= LONG_QUEUE_MS && `queued ${figure(queued_ms)} ms`,
+    forgot && (forgot === 1 ? "oldest turn forgotten" : `${forgot} oldest turns forgotten`),
+  ];
 }
 
 const figure = (value) =>
