@@ -51,7 +51,9 @@ impl Status {
         match self {
             Status::Exit(code) => format!("exit\t{code}\n"),
             Status::Signal(signal) => format!("signal\t{signal}\n"),
-            Status::Missing(layer, why) => format!("missing\t{layer}\t{}\n", why.replace('\n', " ")),
+            Status::Missing(layer, why) => {
+                format!("missing\t{layer}\t{}\n", why.replace('\n', " "))
+            }
         }
     }
 

@@ -41,7 +41,12 @@ pub fn run(
         ends.push(write);
     }
     let cpu_seconds = program.timeout.as_secs() + 1 + u64::from(program.timeout.subsec_nanos() > 0);
-    let spec = Spec { python: python.clone(), limits: limits.clone(), judged: judged.is_some(), cpu_seconds };
+    let spec = Spec {
+        python: python.clone(),
+        limits: limits.clone(),
+        judged: judged.is_some(),
+        cpu_seconds,
+    };
     let spec = serde_json::to_string(&spec)?;
     let files = [&nothing, &ends[0], &ends[1], &message, &ends[2], &ends[3], &source];
     let mut child = spawn::spawn(launcher, &[ARGUMENT, &spec], &files)?;

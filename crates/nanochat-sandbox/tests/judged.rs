@@ -13,19 +13,35 @@ fn a_right_program_passes() {
     let Some(sandbox) = common::sandbox() else { return };
     for (source, tests) in [
         ("def f(x): return x * 2", "assert f(2) == 4\nassert f('a') == 'aa'"),
-        ("def f(x): return x", "def check(c):\n    for x in (None, True, 1.5, -7, 10**40, 'é', b'a', \
+        (
+            "def f(x): return x",
+            "def check(c):\n    for x in (None, True, 1.5, -7, 10**40, 'é', b'a', \
          [1, (2,)], {1: 'a'}, {3}, 1j, float('inf')):\n        assert c(x) == x\n        \
-         assert type(c(x)) is type(x)\ncheck(f)"),
+         assert type(c(x)) is type(x)\ncheck(f)",
+        ),
         ("def f(l): l.sort()", "l = [3, 1]\nassert f(l) is None\nassert l == [1, 3]"),
-        ("class P:\n    def __init__(self, a): self.a = a\ndef f(ps): return max(p.a for p in ps)",
-         "assert f([P(3), P(5)]) == 5\nassert P(4).a == 4"),
-        ("def f():\n    yield from [1, 2]", "assert list(f()) == [1, 2]\nassert tuple(f()) == (1, 2)"),
-        ("def f(x): raise ValueError('no')",
-         "try:\n    f(1)\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'no'"),
-        ("from collections import Counter, namedtuple\ndef f(): return Counter('aab')\n\
-          def g(): return namedtuple('T', 'a b')(1, 2)", "assert f() == {'a': 2, 'b': 1}\nassert g() == (1, 2)"),
-        ("import math\ndef area(r): return math.pi * r", "import math\nassert area(1) == math.pi\n\
-         assert abs(area(2) - 6.28) < 0.01"),
+        (
+            "class P:\n    def __init__(self, a): self.a = a\ndef f(ps): return max(p.a for p in ps)",
+            "assert f([P(3), P(5)]) == 5\nassert P(4).a == 4",
+        ),
+        (
+            "def f():\n    yield from [1, 2]",
+            "assert list(f()) == [1, 2]\nassert tuple(f()) == (1, 2)",
+        ),
+        (
+            "def f(x): raise ValueError('no')",
+            "try:\n    f(1)\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'no'",
+        ),
+        (
+            "from collections import Counter, namedtuple\ndef f(): return Counter('aab')\n\
+          def g(): return namedtuple('T', 'a b')(1, 2)",
+            "assert f() == {'a': 2, 'b': 1}\nassert g() == (1, 2)",
+        ),
+        (
+            "import math\ndef area(r): return math.pi * r",
+            "import math\nassert area(1) == math.pi\n\
+         assert abs(area(2) - 6.28) < 0.01",
+        ),
         ("LIMIT = 3\ndef f(a, b=1): return a + b", "assert f(1, b=LIMIT) == 4"),
         ("print('hello')", ""),
     ] {

@@ -53,7 +53,8 @@ fn each_end_has_its_verdict() {
     assert_eq!(name("bytearray(1 << 40)"), "memory");
     assert_eq!(name("while True: print('x' * 10000)"), "output_limit");
     assert_eq!(name("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"), "killed");
-    let outcome = sandbox.run(&Program::new("while True: pass").timeout(Duration::from_millis(700)));
+    let outcome =
+        sandbox.run(&Program::new("while True: pass").timeout(Duration::from_millis(700)));
     assert_eq!(outcome.verdict, Verdict::Timeout);
 }
 

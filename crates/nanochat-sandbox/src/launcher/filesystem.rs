@@ -127,9 +127,8 @@ fn mount(
     let (to, data) = (c_string(target)?, c_string(options)?);
     let from = source.map(c_string).transpose()?;
     let kind = kind.map(c_string).transpose()?;
-    let pointer = |text: &Option<std::ffi::CString>| {
-        text.as_deref().map_or(std::ptr::null(), CStr::as_ptr)
-    };
+    let pointer =
+        |text: &Option<std::ffi::CString>| text.as_deref().map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: each pointer is null, where mount(2) permits it, or a string that ends in NUL and lives
     // to the end of this function.
     let rc = unsafe {

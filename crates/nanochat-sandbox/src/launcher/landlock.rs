@@ -75,7 +75,12 @@ pub fn version() -> Option<i64> {
     const VERSION_FLAG: u32 = 1;
     // SAFETY: null and zero are what the call asks for when only the version is wanted.
     let version = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION_FLAG)
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0usize,
+            VERSION_FLAG,
+        )
     };
     (version > 0).then_some(version)
 }

@@ -80,6 +80,7 @@ fn serve(spec: &Spec) -> Step<()> {
     }
     sys::close_on_exec(fd::STATUS)?;
     let parent = sys::parent();
+    sys::leave_terminal()?;
     sys::die_with_parent(parent)?;
     init::watch_signals()?;
     let root = sys::is_root();

@@ -69,6 +69,13 @@ pub fn parent() -> i32 {
     unsafe { libc::getppid() }
 }
 
+/// A session of its own: no terminal, and a person's Ctrl-C goes to the parent alone.
+pub fn leave_terminal() -> Step<()> {
+    // SAFETY: no arguments.
+    let rc = unsafe { libc::setsid() };
+    if rc >= 0 { Ok(()) } else { Err(last_error("launcher", "setsid")) }
+}
+
 /// SIGKILL for this process when its parent ends. To be asked again after each change of user: the
 /// kernel then forgets it. Errors: `parent` has ended already.
 pub fn die_with_parent(parent: i32) -> Step<()> {
@@ -106,13 +113,8 @@ pub fn c_string(text: impl AsRef<OsStr>) -> Step<CString> {
 
 /// Sets of strings in the same order in each run; text is UTF-8; no module of the current folder is
 /// taken for one of the library; threads share one arena, whose address space would count else.
-const ENVIRONMENT: [&str; 5] = [
-    "HOME=/tmp",
-    "PYTHONHASHSEED=0",
-    "PYTHONUTF8=1",
-    "PYTHONSAFEPATH=1",
-    "MALLOC_ARENA_MAX=1",
-];
+const ENVIRONMENT: [&str; 5] =
+    ["HOME=/tmp", "PYTHONHASHSEED=0", "PYTHONUTF8=1", "PYTHONSAFEPATH=1", "MALLOC_ARENA_MAX=1"];
 
 /// What is executed at the end: the interpreter and its arguments.
 pub struct Exec {
@@ -127,10 +129,7 @@ impl Exec {
         let fixed = ["-s", "-S", "-B", "-c"].map(str::to_owned);
         let words = fixed.into_iter().chain([role.script()]).chain(role.arguments()).map(c_string);
         let arguments = std::iter::once(Ok(path.clone())).chain(words).collect::<Step<_>>()?;
-        let mut environment = ENVIRONMENT
-            .iter()
-            .map(c_string)
-            .collect::<Step<Vec<_>>>()?;
+        let mut environment = ENVIRONMENT.iter().map(c_string).collect::<Step<Vec<_>>>()?;
         let folders: std::collections::BTreeSet<_> = spec
             .python
             .files
