@@ -85,6 +85,7 @@ fn serve(spec: &Spec) -> Step<()> {
     init::watch_signals()?;
     let root = sys::is_root();
     if root {
+        namespaces::check_nobody()?;
         namespaces::enter_mount()?;
         filesystem::build(spec, Some(namespaces::NOBODY))?;
         namespaces::drop_root()?;
