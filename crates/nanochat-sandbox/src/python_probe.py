@@ -13,6 +13,13 @@ for name in (
     except ImportError:
         pass
 
+# The C library loads it when a thread is ended, and ends the process where it is not found.
+try:
+    import ctypes
+    ctypes.CDLL("libgcc_s.so.1")
+except (ImportError, OSError):
+    pass
+
 python = os.path.realpath(sys.executable)
 
 

@@ -34,6 +34,9 @@ fn hint(layer: &str) -> &'static str {
              kernel.apparmor_restrict_unprivileged_userns=0; in a container: a seccomp profile that \
              permits unshare)"
         }
+        "user" => {
+            "start it as a user without rights, or in a container whose user ids include 65534"
+        }
         "filesystem" => "run where tmpfs and bind mounts are allowed in a user namespace",
         "landlock" => "use a kernel of 5.13 or newer with landlock in its list of LSMs",
         "seccomp" => "use a kernel built with CONFIG_SECCOMP_FILTER",

@@ -3,6 +3,7 @@
 //! `attacks/CLASS.py` holds many programs. `#: NAME` begins one; `= a b` after the name lists the
 //! verdicts that it may end with. A program that prints ESCAPED had its effect. They run as root that
 //! drops and as a user without rights, where the test is started by root; else as the user.
+#![cfg(target_os = "linux")]
 
 mod common;
 

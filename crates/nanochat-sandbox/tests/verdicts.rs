@@ -17,6 +17,8 @@ fn a_program_that_ends_passes() {
         "if __name__ == '__main__':\n    import sys\n    assert sys.argv == ['program.py']",
         "import os\nassert os.getcwd() == '/tmp' and os.listdir() == []\nopen('a', 'w').write('b')",
         "import threading\nt = threading.Thread(target=print, args=('x',))\nt.start()\nt.join()",
+        "import threading, time\ndef loop():\n    while True: time.sleep(0.001)\n\
+         threading.Thread(target=loop, daemon=True).start()\ntime.sleep(0.01)",
         "import tempfile\nwith tempfile.TemporaryFile() as f:\n    f.write(b'x')",
         "import signal\nsignal.signal(signal.SIGALRM, lambda *_: None)\nsignal.alarm(1)",
         "from collections import namedtuple\nassert namedtuple('P', 'a b')(1, 2).b == 2",

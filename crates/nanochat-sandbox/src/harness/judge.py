@@ -72,8 +72,12 @@ def number_of(value):
 def ask(kind, target, *rest):
     if type(target) is Remote:
         target = target._number
-    send(REQUESTS, encode([kind, target, *rest], number_of))
-    message = receive(ANSWERS)
+    request = encode([kind, target, *rest], number_of)
+    try:
+        send(REQUESTS, request)
+        message = receive(ANSWERS)
+    except BrokenPipeError:
+        message = None
     if message is None:
         raise Gone
     status, first, second = decode(message, remote)

@@ -84,7 +84,7 @@ fn allowed(python: &Exec) -> Step<Rules> {
     rules.insert(libc::SYS_prlimit64, vec![one(pointer(2, 0)?)?]);
     // Is it a terminal; how much is there to read; close on exec. Nothing else of devices.
     let requests = [libc::TCGETS, libc::FIONREAD, libc::FIOCLEX, libc::FIONCLEX, libc::FIONBIO];
-    rules.insert(libc::SYS_ioctl, any(1, &requests.map(|r| r as u64))?);
+    rules.insert(libc::SYS_ioctl, any(1, &requests)?);
     let commands = [
         libc::F_DUPFD,
         libc::F_DUPFD_CLOEXEC,

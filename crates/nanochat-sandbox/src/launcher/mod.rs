@@ -80,10 +80,12 @@ fn serve(spec: &Spec) -> Step<()> {
     }
     sys::close_on_exec(fd::STATUS)?;
     let parent = sys::parent();
+    sys::leave_terminal()?;
     sys::die_with_parent(parent)?;
     init::watch_signals()?;
     let root = sys::is_root();
     if root {
+        namespaces::check_nobody()?;
         namespaces::enter_mount()?;
         filesystem::build(spec, Some(namespaces::NOBODY))?;
         namespaces::drop_root()?;

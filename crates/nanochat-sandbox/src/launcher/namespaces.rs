@@ -17,6 +17,28 @@ fn unshare(flags: i32, layer: &'static str) -> Step<()> {
     if rc == 0 { Ok(()) } else { Err(last_error(layer, "unshare")) }
 }
 
+/// Errors: root cannot become [`NOBODY`], as in a user namespace that has few users.
+pub fn check_nobody() -> Step<()> {
+    for file in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+        let map = std::fs::read_to_string(file)
+            .map_err(|e| Missing::new("user", format!("{file}: {e}")))?;
+        if !holds(&map, NOBODY) {
+            return Err(Missing::new("user", format!("id {NOBODY} is not in {file}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a map (lines of first id inside, first id outside, count) holds `id`.
+fn holds(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        let first = first.unwrap_or(0);
+        (first..first + count.unwrap_or(0)).contains(&u64::from(id))
+    })
+}
+
 /// As root: a mount namespace, so that the new root directory can be made while root still reads
 /// every folder.
 pub fn enter_mount() -> Step<()> {
@@ -62,4 +84,19 @@ pub fn enter_all() -> Step<()> {
     map("uid_map", format!("{user} {user} 1"))?;
     map("gid_map", format!("{group} {group} 1"))?;
     unshare(REST | libc::CLONE_NEWNS, "namespaces")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_holds_the_ids_of_its_ranges() {
+        assert!(holds("         0          0 4294967295\n", NOBODY));
+        assert!(holds("0 1000 1\n1 100000 65536\n", NOBODY));
+        assert!(!holds("0 1000 1\n", NOBODY));
+        assert!(!holds("0 1000 1\n1 100000 1000\n", NOBODY));
+        assert!(!holds("", NOBODY));
+        assert!(!holds("what is this\n", NOBODY));
+    }
 }

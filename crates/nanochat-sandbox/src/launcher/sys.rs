@@ -69,6 +69,13 @@ pub fn parent() -> i32 {
     unsafe { libc::getppid() }
 }
 
+/// A session of its own: no terminal, and a person's Ctrl-C goes to the parent alone.
+pub fn leave_terminal() -> Step<()> {
+    // SAFETY: no arguments.
+    let rc = unsafe { libc::setsid() };
+    if rc >= 0 { Ok(()) } else { Err(last_error("launcher", "setsid")) }
+}
+
 /// SIGKILL for this process when its parent ends. To be asked again after each change of user: the
 /// kernel then forgets it. Errors: `parent` has ended already.
 pub fn die_with_parent(parent: i32) -> Step<()> {

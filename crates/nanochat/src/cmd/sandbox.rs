@@ -20,6 +20,7 @@ pub enum SandboxCommand {
     /// Run a Python program; exit code 0 says that it ran to its end.
     #[command(after_help = "Examples:\n  \
         nanochat sandbox run solution.py --timeout 5\n  \
+        nanochat sandbox run solution.py --tests tests.py\n  \
         echo 'assert 1 + 1 == 2' | nanochat sandbox run /dev/stdin\n\n\
         The last line of standard output is a JSON object; \"passed\" is true only if the whole\n\
         program ran to its end. An exit code of 0 alone is no pass: see docs/SANDBOX.md.")]
@@ -35,6 +36,9 @@ pub struct RunArgs {
     /// The program; - or /dev/stdin reads standard input.
     #[arg(value_name = "FILE.py")]
     file: PathBuf,
+    /// Tests, run in a process of their own that the program cannot reach; they call it by name.
+    #[arg(long, value_name = "TESTS.py")]
+    tests: Option<PathBuf>,
     /// Wall time in seconds.
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     timeout: f64,
@@ -65,8 +69,12 @@ fn run_file(args: &RunArgs) -> Result<()> {
         .filter(|t| !t.is_zero() && t.as_secs() <= 3600)
         .with_context(|| format!("--timeout {}: give seconds between 0 and 3600", args.timeout))?;
     let source = source(&args.file)?;
+    let mut program = Program::new(source).timeout(timeout);
+    if let Some(tests) = &args.tests {
+        program = program.judged_by(self::source(tests)?);
+    }
     let (outcome, refusal) = match Sandbox::open(Limits::default()) {
-        Ok(sandbox) => (Some(sandbox.run(&Program::new(source).timeout(timeout))), None),
+        Ok(sandbox) => (Some(sandbox.run(&program)), None),
         Err(e) => (None, Some(Verdict::Unavailable(e))),
     };
     let verdict = outcome.as_ref().map(|o| &o.verdict).or(refusal.as_ref());
