@@ -172,7 +172,8 @@ pub fn restore(
     let state = trainer_state(step_dir, &meta)?;
     let differences = differences(&meta, &state, id, &batches.fingerprint());
     let can_force = !differences.iter().any(is_another_run);
-    if !differences.is_empty() && !(force && can_force) {
+    let may_go_on = differences.is_empty() || (force && can_force);
+    if !may_go_on {
         return Err(Error::Resume { differences, can_force });
     }
     let mut notes = Vec::new();
