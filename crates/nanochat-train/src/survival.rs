@@ -1,7 +1,8 @@
 //! What keeps a run alive between its steps, the same for base and SFT: saving that a full disk does not
 //! end, stopping when asked, passing over bad steps and going back.
 //!
-//! `saving` is the part that talks to the disk. In: a [`Trainer`], its batches, its progress. Out: a step taken or passed over, checkpoints, alarms.
+//! `saving` is the part that talks to the disk. In: a [`Trainer`], its batches, its progress. Out: a step
+//! taken or passed over, checkpoints, alarms.
 
 mod saving;
 
