@@ -27,7 +27,7 @@ use crate::weights::{self, Named, Reader, io};
 use crate::{Error, GptConfig, Nano, Result};
 
 pub use check::{verify, verify_once};
-pub use commit::save;
+pub use commit::{save, save_files};
 pub use diff::{Diff, TensorDiff, diff, fields};
 pub use keep::{Keep, prune};
 

@@ -137,6 +137,7 @@ pub fn run(run: BaseRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) 
             }
         }
         progress.train_s = pace.train_s;
+        session.settle(false, trainer, step, out)?;
         if step >= last {
             session.save_at_end(trainer, &train, &progress, out)?;
             break;

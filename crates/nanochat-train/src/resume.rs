@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nanochat_data::Batches;
 use nanochat_gpt::checkpoint::{self, Content, Extra, FORMAT, Meta};
-use nanochat_gpt::weights::Reader;
+use nanochat_gpt::weights::{self, Reader};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +14,7 @@ use crate::metrics::{SmoothLoss, Totals};
 use crate::step::Trainer;
 use crate::{Error, Result};
 
+const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const LOADER: &str = "loader.bin";
 
@@ -93,6 +94,17 @@ pub fn save(
     batches: &dyn Batches,
     progress: &Progress,
 ) -> Result<PathBuf> {
+    let (meta, files) = files(id, trainer, batches, progress);
+    Ok(checkpoint::save_files(dir, &meta, files)?)
+}
+
+/// Everything that a checkpoint is made of; its tensors are handles.
+pub fn files(
+    id: &Identity,
+    trainer: &Trainer<'_>,
+    batches: &dyn Batches,
+    progress: &Progress,
+) -> (Meta, Vec<Extra<'static>>) {
     let state = TrainerState {
         settings: id.settings.clone(),
         loader: batches.fingerprint(),
@@ -116,12 +128,14 @@ pub fn save(
         val_bpb: progress.val_bpb,
         trainer: serde_json::to_value(state).expect("the state has only string keys"),
     };
+    let model = weights::named(trainer.model.table(), trainer.model.params());
     let optimizer = trainer.optim.named(trainer.model);
-    let extras = vec![
+    let files = vec![
+        Extra { name: MODEL, content: Content::Tensors(model) },
         Extra { name: OPTIMIZER, content: Content::Tensors(optimizer) },
         Extra { name: LOADER, content: Content::Bytes(batches.state()) },
     ];
-    Ok(checkpoint::save(dir, trainer.model, &meta, extras)?)
+    (meta, files)
 }
 
 /// The trainer's part of a meta.
@@ -158,7 +172,8 @@ pub fn restore(
     let state = trainer_state(step_dir, &meta)?;
     let differences = differences(&meta, &state, id, &batches.fingerprint());
     let can_force = !differences.iter().any(is_another_run);
-    if !differences.is_empty() && !(force && can_force) {
+    let may_go_on = differences.is_empty() || (force && can_force);
+    if !may_go_on {
         return Err(Error::Resume { differences, can_force });
     }
     let mut notes = Vec::new();
@@ -203,7 +218,7 @@ pub fn roll_back(step_dir: &Path, trainer: &mut Trainer<'_>, now: &Progress) -> 
 }
 
 fn load_weights(step_dir: &Path, trainer: &Trainer<'_>) -> Result<()> {
-    let file = Reader::open(&step_dir.join("model.safetensors"))?;
+    let file = Reader::open(&step_dir.join(MODEL))?;
     let table = trainer.model.table();
     for row in table.rows() {
         file.read(&row.name, &table.view(trainer.model.params(), row.role))?;

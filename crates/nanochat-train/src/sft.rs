@@ -100,6 +100,7 @@ pub fn run(run: SftRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) -
             validation.run(&mut session, trainer, &train, &mut progress, out)?;
         }
         progress.train_s = pace.train_s;
+        session.settle(false, trainer, step, out)?;
         if done {
             session.save_at_end(trainer, &train, &progress, out)?;
             break;

@@ -1,10 +1,13 @@
 //! What keeps a run alive between its steps, the same for base and SFT: saving that a full disk does not
 //! end, stopping when asked, passing over bad steps and going back.
 //!
-//! In: a [`Trainer`], its batches, its progress. Out: a step taken or passed over, checkpoints, alarms.
+//! `saving` is the part that talks to the disk. In: a [`Trainer`], its batches, its progress. Out: a step
+//! taken or passed over, checkpoints, alarms.
+
+mod saving;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nanochat_data::{Batch, Batches};
 use nanochat_gpt::checkpoint::{self, Keep};
@@ -19,6 +22,8 @@ use crate::step::{Fault, StepReport, Trainer};
 use crate::stop::{StopSignal, Why};
 use crate::{Error, Result};
 
+use saving::{Retry, Running};
+
 /// How a run is to survive; the default asks for nothing beside what is always done.
 #[derive(Clone, Debug, Default)]
 pub struct Survival {
@@ -32,25 +37,14 @@ pub struct Survival {
     pub fail_fast: bool,
     /// How long a run that is at its end waits for room for its last checkpoint.
     pub patience: Duration,
+    /// Checkpoints are copied in memory and written beside the next steps.
+    pub async_save: bool,
     /// For tests: gradients that are made not finite.
     pub fault: Option<Fault>,
 }
 
 /// Fewest checkpoints that a run keeps: the one before the newest is what a torn newest falls back to.
 pub const KEEP_LEAST: usize = 2;
-
-/// Steps until the first try after a save that failed; doubled each time, up to [`LONGEST_WAIT`].
-const FIRST_WAIT: u64 = 1;
-const LONGEST_WAIT: u64 = 64;
-
-/// Seconds between two tries at the end of a run.
-const END_WAIT: Duration = Duration::from_secs(2);
-
-/// A save that failed and is tried again.
-struct Retry {
-    at: u64,
-    wait: u64,
-}
 
 /// A run between its steps.
 pub(crate) struct Session<'a> {
@@ -61,6 +55,7 @@ pub(crate) struct Session<'a> {
     /// The newest step that this run has on disk.
     pub saved: Option<u64>,
     retry: Option<Retry>,
+    running: Option<Running>,
     /// Metrics could not be written: said once.
     mute: bool,
 }
@@ -68,7 +63,7 @@ pub(crate) struct Session<'a> {
 impl<'a> Session<'a> {
     pub fn new(dir: &'a Path, id: &'a Identity, keep: usize, survival: &'a Survival) -> Self {
         let keep = Keep { last: keep.max(KEEP_LEAST), every: survival.keep_every, best: true };
-        Self { dir, id, keep, survival, saved: None, retry: None, mute: false }
+        Self { dir, id, keep, survival, saved: None, retry: None, running: None, mute: false }
     }
 
     /// The progress to begin with: of a checkpoint, or none.
@@ -157,6 +152,7 @@ impl<'a> Session<'a> {
         let verdict = progress.guard.bad(step);
         let (row, n) = (bad_row(&cause), progress.guard.consecutive());
         self.row(step + 1, row, out);
+        self.settle(true, trainer, step, out)?;
         let (skipped, checkpoint) = (progress.guard.skipped, self.saved.unwrap_or(0));
         let give_up = |cause: Error, tried: &str| Error::Diverged {
             cause: Box::new(cause),
@@ -191,100 +187,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// True when a save that failed is to be tried again before this step.
-    pub fn retries(&self, step: u64) -> bool {
-        self.retry.as_ref().is_some_and(|retry| step >= retry.at)
-    }
-
-    /// Saves, unless this step is on disk. A save that fails is an alarm and is tried again; training goes
-    /// on, and the checkpoints before it stay. Errors: what is not the disk's.
-    pub fn save(
-        &mut self,
-        trainer: &mut Trainer<'_>,
-        train: &Replay<'_>,
-        progress: &Progress,
-        out: &mut dyn Observer,
-    ) -> Result<()> {
-        match self.try_save(trainer, train, progress, out) {
-            Err(e) if is_disk(&e) => {
-                let wait =
-                    self.retry.as_ref().map_or(FIRST_WAIT, |r| (2 * r.wait).min(LONGEST_WAIT));
-                let at = progress.step + wait;
-                self.retry = Some(Retry { at, wait });
-                let stays =
-                    self.saved.map_or("no checkpoint is".into(), |s| format!("step {s} stays"));
-                let text = format!(
-                    "ALARM: no checkpoint of step {} ({e}): training goes on, {stays} on disk, the next \
-                     try is at step {at}",
-                    progress.step
-                );
-                out.line(LineKind::Event, &text);
-                let row = json!({
-                    "kind": "alarm", "what": "checkpoint", "error": e.to_string(), "retry_at": at,
-                });
-                self.row(progress.step, row, out);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// The last save of a run: waits for room, loudly, as long as [`Survival::patience`] says.
-    pub fn save_at_end(
-        &mut self,
-        trainer: &mut Trainer<'_>,
-        train: &Replay<'_>,
-        progress: &Progress,
-        out: &mut dyn Observer,
-    ) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            self.save(trainer, train, progress, out)?;
-            if self.saved == Some(progress.step) {
-                return Ok(());
-            }
-            let asked = self.survival.stop.asked(Duration::ZERO).is_some();
-            if asked || began.elapsed() >= self.survival.patience {
-                let cause = self.try_save(trainer, train, progress, out);
-                return cause.map_err(|cause| Error::Unsaved {
-                    step: progress.step,
-                    cause: Box::new(cause),
-                    checkpoint: self.saved.unwrap_or(0),
-                });
-            }
-            std::thread::sleep(END_WAIT);
-        }
-    }
-
-    fn try_save(
-        &mut self,
-        trainer: &mut Trainer<'_>,
-        train: &Replay<'_>,
-        progress: &Progress,
-        out: &mut dyn Observer,
-    ) -> Result<()> {
-        if self.saved == Some(progress.step) {
-            return Ok(());
-        }
-        let began = Instant::now();
-        let path = resume::save(self.dir, self.id, trainer, train, progress)?;
-        trainer.watch.save_s = trainer.watch.save_s.max(began.elapsed().as_secs_f64());
-        self.saved = Some(progress.step);
-        out.line(LineKind::Event, &format!("checkpoint {}", path.display()));
-        if self.retry.take().is_some() {
-            out.line(LineKind::Event, "checkpoints are written again");
-            self.row(progress.step, json!({ "kind": "recovered", "what": "checkpoint" }), out);
-        }
-        // The new step is read back before an older one goes. What cannot be removed is no reason to end.
-        if let Err(e) = checkpoint::prune(self.dir, self.keep) {
-            let text = format!("ALARM: older checkpoints stay: {e}");
-            out.line(LineKind::Event, &text);
-            let row = json!({ "kind": "alarm", "what": "prune", "error": e.to_string() });
-            self.row(progress.step, row, out);
-        }
-        Ok(())
-    }
-
     /// Saves because the run was asked to stop; the error that ends it says how to go on.
     pub fn stopped(
         &mut self,
@@ -303,7 +205,7 @@ impl<'a> Session<'a> {
         let saved = if step == 0 {
             "no step was taken: start again".into()
         } else {
-            match self.try_save(trainer, train, progress, out) {
+            match self.save_now(trainer, train, progress, out) {
                 Ok(()) => format!("saved: {resume}"),
                 Err(e) => format!("it cannot be saved ({e}); {}", stays(self.saved)),
             }
@@ -321,11 +223,6 @@ impl<'a> Session<'a> {
     pub fn until_asked(&self, inner: Box<dyn Batches>) -> Box<dyn Batches> {
         Box::new(Until { inner, stop: self.survival.stop.clone() })
     }
-}
-
-/// True for what the disk does to a checkpoint, and not the program.
-fn is_disk(e: &Error) -> bool {
-    matches!(e, Error::Gpt(nanochat_gpt::Error::Io { .. }))
 }
 
 fn bad_row(cause: &Error) -> Value {

@@ -333,6 +333,34 @@ fn a_disk_that_takes_nothing_is_an_alarm_and_training_goes_on() {
 }
 
 #[test]
+fn checkpoints_written_beside_the_steps_are_the_same_checkpoints() {
+    let (beside, plain) = (dir(), dir());
+    let survival = Survival { async_save: true, ..Survival::default() };
+    let mut told = Told::default();
+    let a = run(beside.path(), survival.clone(), &mut tiny::loader(0), None, &mut told);
+    let b = run(plain.path(), Survival::default(), &mut tiny::loader(0), None, &mut told);
+    assert!(a.expect("to 12").1 == b.expect("to 12").1, "weights");
+    for step in [5, 10, 12] {
+        let of = |dir: &Path| checkpoint::step_dir(dir, step);
+        checkpoint::verify(&of(beside.path())).expect("a valid step");
+        let diff = checkpoint::diff(&of(beside.path()), &of(plain.path())).expect("both are whole");
+        let seconds = |name: &str| name == "trainer.train_s";
+        assert!(diff.files.is_empty() && diff.meta.iter().all(|(n, ..)| seconds(n)), "{diff:?}");
+    }
+    // A disk that takes nothing is an alarm here as well, and so is going back.
+    let dir = dir();
+    let steps = dir.path().join("base");
+    fs::write(&steps, "").expect("a writable folder");
+    let mut told = Mends { told: Told::default(), block: &steps, nth: 1 };
+    run(&steps, survival.clone(), &mut tiny::loader(0), None, &mut told).expect("to 12");
+    assert!(!rows(&told.told, "alarm").is_empty() && !rows(&told.told, "recovered").is_empty());
+    let (mut told, back) = (Told::default(), tempfile::tempdir().expect("a writable folder"));
+    let survival = Survival { fault: Some(Fault { from: 6, times: 3 }), ..survival };
+    run(back.path(), survival, &mut tiny::loader(0), None, &mut told).expect("to 12");
+    assert_eq!(rows(&told, "rollback")[0]["to"], 5);
+}
+
+#[test]
 fn a_run_that_cannot_save_its_end_says_so_and_keeps_what_it_has() {
     let dir = dir();
     let steps = dir.path().join("base");

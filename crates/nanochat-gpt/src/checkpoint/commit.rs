@@ -23,11 +23,20 @@ use crate::{Nano, Result};
 /// takes the place of the old one. Errors: [`crate::Error::Io`]; then nothing of the new step is left
 /// but, at worst, a `.tmp-` directory, which the next save removes.
 pub fn save(dir: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> Result<PathBuf> {
+    let tensors = weights::named(model.table(), model.params());
+    let mut files = vec![Extra { name: MODEL, content: Content::Tensors(tensors) }];
+    files.extend(extras);
+    save_files(dir, meta, files)
+}
+
+/// [`save`] of a model whose weights are a file like the others, `model.safetensors`, the first of them:
+/// with contents that are [`Content::into_bytes`] it can be done on a thread of its own.
+pub fn save_files(dir: &Path, meta: &Meta, files: Vec<Extra<'_>>) -> Result<PathBuf> {
     make_dir(dir)?;
     remove_leftovers(dir)?;
     let tmp = dir.join(format!(".tmp-{:06}-{}", meta.step, std::process::id()));
     let to = step_dir(dir, meta.step);
-    let named = write_step(&tmp, model, meta, extras).and_then(|()| put_in_place(dir, &tmp, &to));
+    let named = write_step(&tmp, meta, files).and_then(|()| put_in_place(dir, &tmp, &to));
     if let Err(e) = named {
         // On a full disk the room is wanted back. What cannot be removed is left to the next save.
         let _ = fs::remove_dir_all(&tmp);
@@ -44,7 +53,7 @@ pub fn save(dir: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> Re
     Ok(to)
 }
 
-fn write_step(tmp: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> Result<()> {
+fn write_step(tmp: &Path, meta: &Meta, files: Vec<Extra<'_>>) -> Result<()> {
     fs::create_dir(tmp).map_err(io(tmp))?;
     let mut entries = Vec::new();
     let mut write = |name: &str, content: Content| -> Result<()> {
@@ -52,17 +61,31 @@ fn write_step(tmp: &Path, model: &Nano, meta: &Meta, extras: Vec<Extra<'_>>) -> 
         entries.push(Entry { name: name.into(), bytes, sha256 });
         Ok(())
     };
-    write(MODEL, Content::Tensors(weights::named(model.table(), model.params())))?;
+    for file in files {
+        write(file.name, file.content)?;
+    }
     let text = serde_json::to_vec_pretty(meta).expect("a Meta has only string keys");
     write(META, Content::Bytes(text))?;
-    for extra in extras {
-        write(extra.name, extra.content)?;
-    }
     let list = serde_json::to_vec(&entries).expect("entries are plain");
     let manifest = Manifest { format: FORMAT, files: entries, sha256: hex_of(&list) };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain");
     write_durably(&tmp.join(MANIFEST), &Content::Bytes(text))?;
     sync_dir(tmp)
+}
+
+impl Content {
+    /// The same bytes, copied out of the tensors, which may change from then on.
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        match self {
+            Content::Bytes(bytes) => Ok(bytes),
+            Content::Tensors(tensors) => {
+                let len: usize = tensors.iter().map(|t| t.data.bytes()).sum();
+                let mut bytes = Vec::with_capacity(len + (1 << 16));
+                weights::write(Path::new("memory"), &mut bytes, &tensors)?;
+                Ok(bytes)
+            }
+        }
+    }
 }
 
 /// Gives the finished directory its name. Where the name is taken, the two change places in one system

@@ -124,7 +124,8 @@ fn a_resume_says_what_it_refused_and_never_starts_again_in_silence() {
 #[test]
 fn changed_data_is_refused_with_the_difference_and_forced_on_record() {
     let lab = run();
-    fs::write(lab.at("more.txt"), "Other words.\n\n".repeat(2000)).expect("a writable folder");
+    let text: String = (0..6000).map(|i| format!("Not the same words, {i} times.\n\n")).collect();
+    fs::write(lab.at("more.txt"), text).expect("a writable folder");
     let line = Lab::line("run", 6, "--save-every 2 --resume").replace("text.txt", "more.txt");
     let end = lab.program(&line).output().expect("the program starts");
     let said = text_of(&end);

@@ -13,13 +13,16 @@ fn a_run_killed_at_random_ends_in_the_same_weights() {
     lab.train_well("whole", STEPS, save);
     let (mut draws, kills) = (Draws(11), at_most(4, 100));
     let mut killed = 0;
+    // Half of the kills while checkpoints are written beside the steps.
     let resume = format!("{save} --resume");
+    let beside = format!("{resume} --async-save");
     // The first to reach the end is not the last: there are as many kills as were asked for.
     while killed < kills {
         let from = lab.newest("cut");
         let room = (2 * (STEPS as usize) / kills).max(12);
         let past = (from + draws.below(room) as u64).min(STEPS - 2);
-        let mut child = lab.start("cut", STEPS, &resume);
+        let how = if killed % 2 == 0 { &resume } else { &beside };
+        let mut child = lab.start("cut", STEPS, how);
         if !lab.wait_past(&mut child, "cut", past) {
             let end = child.wait_with_output().expect("a child");
             assert!(end.status.success(), "after {killed} kills: {}", text_of(&end));

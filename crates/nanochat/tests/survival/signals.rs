@@ -51,6 +51,22 @@ fn time_that_is_over_stops_as_a_signal_does() {
 }
 
 #[test]
+fn a_second_ctrl_c_stops_at_once() {
+    let lab = Lab::new();
+    // While half a million documents of the starter corpus are made, which takes long.
+    let line = Lab::line("run", 1_000_000, "").replace("--data text.txt", "");
+    let mut child = lab.program(&line).spawn().expect("the program starts");
+    while !lab.at("run/lock").exists() {
+        assert!(child.try_wait().expect("a child").is_none(), "it ended");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(kill("-INT", child.id()).success());
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(kill("-INT", child.id()).success());
+    assert_eq!(child.wait().expect("a child").code(), Some(130));
+}
+
+#[test]
 fn a_second_trainer_and_a_prune_are_refused_while_one_trains() {
     let lab = Lab::new();
     let mut first = lab.start("run", 1_000_000, "--save-every 3");

@@ -24,6 +24,9 @@ pub struct SurvivalFlags {
     /// Stops at the first loss or gradient that is not finite, and at the first spike.
     #[arg(long)]
     pub fail_fast: bool,
+    /// Writes checkpoints beside the next steps, from a copy in memory (12 bytes a parameter).
+    #[arg(long)]
+    pub async_save: bool,
     /// For tests: STEP or STEP:TIMES, gradients that are made not finite.
     #[arg(long, hide = true, value_name = "STEP[:TIMES]")]
     pub inject_nan: Option<Injected>,
@@ -41,6 +44,7 @@ impl SurvivalFlags {
             force,
             fail_fast: self.fail_fast,
             patience: PATIENCE,
+            async_save: self.async_save,
             fault: self.inject_nan.map(|injected| injected.0),
         })
     }
