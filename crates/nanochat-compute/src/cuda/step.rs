@@ -163,11 +163,11 @@ impl Cuda {
         self.all_are(OP, DType::F32, &[&writes[..], &reads].concat())?;
         reads.extend(&weights);
         self.check(OP, &writes, &reads)?;
-        let aligned = |t: &&Tensor| t.address() % 16 == 0;
+        let aligned = |t: &&Tensor| t.address().is_multiple_of(16);
         let fast = dtype == DType::BF16
             && k % 8 == 0
             && weights.iter().chain(&[x]).all(aligned)
-            && o.mix.iter().all(|(_, y, kept)| aligned(&y) && aligned(&kept));
+            && o.mix.iter().all(|(_, y, kept)| aligned(y) && aligned(kept));
         let rows: usize = n.iter().sum();
         // One row of many weights is all memory: warps that share nothing are the best there.
         let wide = fast && !gated && rows >= WIDE;
