@@ -1,5 +1,7 @@
 //! What every backend refuses, whatever it computes on.
 
+pub(crate) mod step;
+
 use crate::ops::{Attention, CachedAttention, Muon, RopeNorm, Smear, ValueGate};
 use crate::{Error, Result, Tensor};
 

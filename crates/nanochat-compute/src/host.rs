@@ -14,7 +14,7 @@ use crate::tensor::{View, ViewMut, borrow};
 use crate::{DType, Error, Result, Tensor};
 
 /// Every id is a row of a table of `rows` rows.
-fn check_ids(op: &'static str, ids: &[i32], rows: usize) -> Result<()> {
+pub(crate) fn check_ids(op: &'static str, ids: &[i32], rows: usize) -> Result<()> {
     match ids.iter().position(|&id| id < 0 || id as usize >= rows) {
         None => Ok(()),
         Some(at) => Err(Error::Invalid {
@@ -665,7 +665,12 @@ impl<K: HostKernels> Backend for K {
 }
 
 /// Whole pages, and every page that a query sees is one of them.
-fn check_places(op: &'static str, places: &[i32], keys: usize, s: &CachedAttention) -> Result<()> {
+pub(crate) fn check_places(
+    op: &'static str,
+    places: &[i32],
+    keys: usize,
+    s: &CachedAttention,
+) -> Result<()> {
     let page = PAGE * s.hkv * s.d;
     expect(op, page > 0 && keys.is_multiple_of(page.max(1)), "the cache is not whole pages")?;
     for (r, place) in places.chunks_exact(s.place_len()).enumerate() {

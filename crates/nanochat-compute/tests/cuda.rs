@@ -185,7 +185,9 @@ fn products_of_few_rows_read_weights_in_bf16() {
             let want = fused(&Reference, Weight::Plain(here.clone()), (m, n, k));
             let got = fused(&cuda, Weight::Packed(&packed), (m, n, k));
             let apart = worst(&got, &want);
-            assert!(apart <= tolerance(2 * k, &want), "{m} {n} {k}: {apart:e} off");
+            // Rows on tensor cores are within 2^-18 of their size, and so is each product.
+            let rows = 2f32.powi(-17) * (k as f32).sqrt();
+            assert!(apart <= tolerance(2 * k, &want) + rows, "{m} {n} {k}: {apart:e} off");
 
             let s = MatMul::forward(m, k, n).add();
             let product = |be: &dyn Backend| {
@@ -200,7 +202,7 @@ fn products_of_few_rows_read_weights_in_bf16() {
             };
             let (got, want) = (product(&cuda), product(&Reference));
             let apart = worst(&got, &want);
-            assert!(apart <= tolerance(k, &want), "{m} {n} {k}: {apart:e} off, added");
+            assert!(apart <= tolerance(k, &want) + rows, "{m} {n} {k}: {apart:e} off, added");
         }
     }
 }

@@ -233,3 +233,29 @@ fn many_sequences_in_a_step_are_those_of_the_reference() {
         }
     }
 }
+
+#[test]
+fn a_prompt_in_pieces_after_a_conversation_is_the_reference_s() {
+    for cuda in devices(Precision::F32) {
+        let config = tiny::config(Generation::G5);
+        let there = tiny::model(&cuda, config.clone(), 7);
+        let here = tiny::model(&Reference, config, 7);
+        let mut there = NanoDecoder::new(&cuda, &there, 320).expect("a small cache");
+        let mut here = NanoDecoder::new(&Reference, &here, 320).expect("a small cache");
+        // A piece is 256 tokens; the second prompt meets the buffers of the first one's steps.
+        for (round, prompt) in [3, 300].into_iter().enumerate() {
+            there.reset();
+            here.reset();
+            let ids = Draws(round as u64).ids(prompt, 90);
+            let off =
+                apart(&there.prefill(&ids).expect("room"), &here.prefill(&ids).expect("room"));
+            assert!(off < 1e-4, "{prompt} tokens: the prompt's logits are {off} off");
+            for step in 0..3 {
+                let column = Draws(100 + step).ids(1, 90);
+                let (got, want) = (there.decode(&column), here.decode(&column));
+                let off = apart(&got.expect("room"), &want.expect("room"));
+                assert!(off < 1e-4, "{prompt} tokens, step {step}: logits are {off} off");
+            }
+        }
+    }
+}

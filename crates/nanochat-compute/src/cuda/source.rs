@@ -18,10 +18,11 @@ const FILES: [(&str, &str); 11] = [
 ];
 
 /// Files that others include.
-const HEADERS: [(&str, &str); 7] = [
+const HEADERS: [(&str, &str); 8] = [
     ("device.cuh", include_str!("kernels/device.cuh")),
     ("gemv.cuh", include_str!("kernels/gemv.cuh")),
     ("mma.cuh", include_str!("kernels/mma.cuh")),
+    ("tiles.cuh", include_str!("kernels/tiles.cuh")),
     ("wgmma.cuh", include_str!("kernels/wgmma.cuh")),
     ("attention_forward.cuh", include_str!("kernels/attention_forward.cuh")),
     ("attention_decode.cuh", include_str!("kernels/attention_decode.cuh")),

@@ -16,6 +16,8 @@ const WARPS: usize = 4;
 const WIDE: usize = 16384;
 /// Warps that a product is shared out to if it has fewer rows: 12 for each multiprocessor of a large GPU.
 const ENOUGH_WARPS: usize = 12 * 132;
+/// Shared memory that every GPU gives a block.
+const MOST_SHARED: usize = 96 << 10;
 /// Blocks that attention of a step is shared out to, if there are pages enough.
 const ATTENTION_BLOCKS: usize = 264;
 
@@ -38,6 +40,16 @@ fn parts(n: usize, k: usize) -> usize {
     parts
 }
 
+/// Warps and shared memory of a block that makes `groups` of 8 rows of weights by tiles.cuh, as TileSpace
+/// lays it out; none where that is more than there is.
+fn tiles(m: usize, k: usize, groups: usize) -> Option<(u32, usize)> {
+    let each = 12 / groups;
+    let warps = k.div_ceil(32).div_ceil(each).next_power_of_two().clamp(4, 16);
+    let row = (2 * k).next_multiple_of(128) + 64;
+    let shared = 2 * m * row + 4 * (FEW * 16 + warps * groups * 64);
+    (shared <= MOST_SHARED).then_some((32 * warps as u32, shared))
+}
+
 impl Cuda {
     /// A linear layer forward of few rows, `types` those of its rows and of what it makes.
     pub(super) fn linear_of_few(
@@ -47,6 +59,14 @@ impl Cuda {
         (m, n, k): (usize, usize, usize),
         beta: f32,
     ) -> Result<()> {
+        if let ("f32_f32", Some((threads, shared))) = (types, tiles(m, k, 1)) {
+            let args = args![c, a, w, int(m), int(n), int(k), beta];
+            return self.launch(
+                "linear_tiles_f32",
+                early([n.div_ceil(8), 1, 1], threads, shared),
+                args,
+            );
+        }
         let parts = parts(n, k);
         let kernel = format!("linear{}_{types}", room(m));
         let args = args![c, a, w, int(m), int(n), int(k), beta, int(parts)];
@@ -143,16 +163,19 @@ impl Cuda {
         self.all_are(OP, DType::F32, &[&writes[..], &reads].concat())?;
         reads.extend(&weights);
         self.check(OP, &writes, &reads)?;
-        let aligned = |t: &&Tensor| t.address() % 16 == 0;
+        let aligned = |t: &&Tensor| t.address().is_multiple_of(16);
         let fast = dtype == DType::BF16
             && k % 8 == 0
             && weights.iter().chain(&[x]).all(aligned)
-            && o.mix.iter().all(|(_, y, kept)| aligned(&y) && aligned(&kept));
+            && o.mix.iter().all(|(_, y, kept)| aligned(y) && aligned(kept));
         let rows: usize = n.iter().sum();
+        // One row of many weights is all memory: warps that share nothing are the best there.
         let wide = fast && !gated && rows >= WIDE;
-        let kernel = match (fast, wide) {
-            (true, false) => format!("step_linear_bf16x8_{}", room(m)),
-            (true, true) => format!("step_linear_wide_bf16x8_{}", room(m)),
+        let tiles = if fast && !(wide && m == 1) { tiles(m, k, 2) } else { None };
+        let kernel = match (fast, wide, tiles) {
+            (_, _, Some(_)) => "step_linear_tiles_bf16".to_owned(),
+            (true, false, _) => format!("step_linear_bf16x8_{}", room(m)),
+            (true, true, _) => format!("step_linear_wide_bf16x8_{}", room(m)),
             _ => format!("step_linear_{}x1_8", dtype.name()),
         };
         let (after, cap) = match o.after {
@@ -160,7 +183,10 @@ impl Cuda {
             After::Relu2 => (1, 0.0),
             After::Softcap(cap) => (2, cap),
         };
-        let grid = early([rows.div_ceil(WARPS * if wide { 4 } else { 1 }), 1, 1], 128, 0);
+        let grid = match tiles {
+            Some((threads, shared)) => early([rows.div_ceil(16), 1, 1], threads, shared),
+            None => early([rows.div_ceil(WARPS * if wide { 4 } else { 1 }), 1, 1], 128, 0),
+        };
         let n = n.map(int);
         let mut all = [to, w].concat();
         all.extend(n.map(Arg::from));

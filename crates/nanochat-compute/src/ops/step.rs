@@ -5,7 +5,7 @@
 //! nothing. Steps are worth fusing where a backend says so ([`Backend::step_rows`]).
 
 use super::{CachedAttention, MatMul, PackedWeight, RopeNorm, Smear, ValueGate};
-use crate::{Backend, DType, Result, Tensor};
+use crate::{Backend, DType, Result, Tensor, checks};
 
 /// A weight (n, k) of a linear layer, as a step reads it.
 #[derive(Clone, Debug)]
@@ -109,8 +109,9 @@ pub struct StepLinear<'a> {
 /// backout, norm, products, value gate, ReLU squared or softcap, in that order.
 ///
 /// Shapes: `x`, `y`, mixture (m, k), a result (m, n); all f32. With a gate nothing is done after.
-/// Errors: those of the operations that it is made of.
+/// Errors: those of the operations that it is made of, before anything is written.
 pub fn step_linear(be: &(impl Backend + ?Sized), o: &StepLinear<'_>) -> Result<()> {
+    checks::step::linear("step_linear", o)?;
     let (m, k) = (o.m, o.k);
     let x = match &o.mix {
         Some((StepMix::Mix { a, b }, y, to)) => {
@@ -164,8 +165,9 @@ pub struct StepEmbed<'a> {
 /// `e = norm(table[ids])`; `x0 = e + lambda sigmoid(w . e[..channels]) last` where there is smear, else
 /// `e`; `last = e`: embedding, norm, and [`Backend::smear`] with `last` as every row's neighbour.
 ///
-/// Errors: those of the operations that it is made of.
+/// Errors: those of the operations that it is made of, before anything is written.
 pub fn step_embed(be: &(impl Backend + ?Sized), o: &StepEmbed<'_>) -> Result<()> {
+    checks::step::embed("step_embed", o)?;
     let (m, c) = (o.ids.len(), o.c);
     let rows = |step: usize, first: usize| {
         let ids: Vec<i32> = (0..m).map(|row| (step * row + first) as i32).collect();
@@ -236,8 +238,9 @@ pub struct StepAttention<'a> {
 /// Rotates and normalises queries and keys ([`Backend::rope_norm_placed`]), stores keys and values
 /// ([`Backend::place_rows`]), and attends ([`Backend::attention_cached`]).
 ///
-/// Errors: those of the operations that it is made of.
+/// Errors: those of the operations that it is made of, before anything is written.
 pub fn step_attention(be: &(impl Backend + ?Sized), o: &StepAttention<'_>) -> Result<()> {
+    checks::step::attention("step_attention", o)?;
     let s = &o.s;
     let heads = |h| RopeNorm { t: 1, h, d: s.d, start: 0, scale: o.qk_scale, eps: o.eps };
     be.rope_norm_placed(o.q, &o.rstd.slice(0..s.rows * s.h), o.cos, o.sin, o.places, &heads(s.h))?;

@@ -66,9 +66,11 @@ fn embed(all: &mut Vec<Case>, shape: (usize, usize, usize), smears: bool) {
 /// One weight, and nothing mixed.
 fn one(all: &mut Vec<Case>, shape: (usize, usize, usize), after: After) {
     let (m, n, k) = shape;
+    // A square is as far off as its root, of size sqrt(k) for random signs, times twice the root.
+    let terms = if after == After::Relu2 { 48 * k } else { 4 * k };
     all.push(
         case("step_linear", (shape, after))
-            .overwrite("out", m * n, 4 * k)
+            .overwrite("out", m * n, terms)
             .read("x", random(m * k, 83))
             .read("w", random(n * k, 84))
             .run(move |be, [out, x, w]| {

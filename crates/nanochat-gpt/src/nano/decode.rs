@@ -216,8 +216,8 @@ impl<'a> NanoDecoder<'a> {
         let logits = bufs.logits.slice(0..self.rows * self.model.config.vocab_size);
         let run = || {
             match &self.step {
-                // Smear has a neighbour that is not in the step.
-                Some(step) if self.len > 0 => {
+                // The buffers are for one token a row; smear has a neighbour that is not in the step.
+                Some(step) if t == 1 && self.len > 0 => {
                     let past = StepPast {
                         weights: &self.weights,
                         cache: &self.cache,

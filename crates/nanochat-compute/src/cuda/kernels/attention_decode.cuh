@@ -68,12 +68,30 @@ struct Total {
     float maximum = -INFINITY, sum = 0.0f, channel = 0.0f;
 };
 __device__ __forceinline__ Total add_partials(const float* partials, int n, i64 stride, int d, int channel) {
+    const int AT_ONCE = 8;  // that are asked for together
     Total total;
-    for (int i = 0; i < n; i++) total.maximum = fmaxf(total.maximum, partials[i * stride + d]);
-    for (int i = 0; i < n; i++) {
-        float weight = share(partials[i * stride + d], total.maximum);
-        total.sum += weight * partials[i * stride + d + 1];
-        total.channel += weight * partials[i * stride + channel];
+    for (int first = 0; first < n; first += AT_ONCE) {
+        float maximum[AT_ONCE], sum[AT_ONCE], own[AT_ONCE], top = total.maximum;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            bool there = first + i < n;
+            const float* record = partials + (there ? first + i : 0) * stride;
+            maximum[i] = there ? record[d] : -INFINITY;
+            sum[i] = there ? record[d + 1] : 0.0f;
+            own[i] = there ? record[channel] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) top = fmaxf(top, maximum[i]);
+        float weight = share(total.maximum, top);
+        total.maximum = top;
+        total.sum *= weight;
+        total.channel *= weight;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            weight = share(maximum[i], top);
+            total.sum += weight * sum[i];
+            total.channel += weight * own[i];
+        }
     }
     return total;
 }

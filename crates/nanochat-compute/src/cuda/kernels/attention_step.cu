@@ -9,7 +9,8 @@
 //   attention_step_{cache}_{D}_{heads}  (splits, Hkv ceil(H / Hkv / heads), rows)   128    16 heads (D + 4)
 //                                                                                          + 4 (heads + 1) D + 16
 //
-// As `attention_decode`: `splits` blocks share the pages that a query sees. The one that has the query's own
+// As `attention_decode`: `splits` blocks share the pages that a query sees; where one page is all, nothing is
+// to be added up. The one that has the query's own
 // position gets that key from where it made it, not from the cache, to which other blocks write it. The last
 // block of a head that is done adds the splits up, in their order. `partial` is scratch, f32 (rows, H,
 // splits, D + 4); `arrived` int32 (rows, Hkv ceil(H / Hkv / heads)) is 0 before and after. Launched early.
@@ -38,6 +39,9 @@ __device__ __forceinline__ void attention_step(
     int query = place[0], first_key = max(query - window, 0), first_page = first_key / PAGE;
     int pages_each = (query / PAGE - first_page + gridDim.x) / gridDim.x;
     int page = first_page + blockIdx.x * pages_each;
+    // Blocks that have no page have no part in it.
+    int used = (query / PAGE - first_page + pages_each) / pages_each;
+    if ((int)blockIdx.x >= used) return;
     bool has_new = page <= query / PAGE && query / PAGE < page + pages_each;
     int key = max(first_key, page * PAGE), end = min(query, (page + pages_each) * PAGE);
 
@@ -158,7 +162,7 @@ __device__ __forceinline__ void attention_step(
     for (int i = threadIdx.x; i < heads * D; i += DECODE_WARPS * 32) {
         int own_head = i / D, own_channel = i % D;
         Total total = add_partials(space + own_head * RECORD, DECODE_WARPS, HEADS * RECORD, D, own_channel);
-        if (gridDim.x == 1) {
+        if (used == 1) {
             to[i] = total.channel / total.sum;
             continue;
         }
@@ -166,19 +170,19 @@ __device__ __forceinline__ void attention_step(
         record[own_channel] = total.channel;
         if (own_channel == 0) record[D] = total.maximum, record[D + 1] = total.sum;
     }
-    if (gridDim.x == 1) return;
+    if (used == 1) return;
     // The block that arrives last finds the records of all others.
     int* ticket = arrived + row * gridDim.y + blockIdx.y;
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) *last = atomicAdd(ticket, 1) == (int)gridDim.x - 1;
+    if (threadIdx.x == 0) *last = atomicAdd(ticket, 1) == used - 1;
     __syncthreads();
     if (!*last) return;
     __threadfence();
     if (threadIdx.x == 0) *ticket = 0;
     for (int i = threadIdx.x; i < heads * D; i += DECODE_WARPS * 32) {
         const float* record = partial + (records + (i64)(i / D) * gridDim.x) * RECORD;
-        Total total = add_partials(record, gridDim.x, RECORD, D, i % D);
+        Total total = add_partials(record, used, RECORD, D, i % D);
         to[i] = total.channel / total.sum;
     }
 }

@@ -4,7 +4,7 @@
 // `parts` warps (1, 2 or 4) share a row of W, an output channel, and add up in order: weights of few rows
 // are asked for by as many warps as those of many. Grid: ceil(n parts / 4) blocks of 4 warps; shared: 128
 // bytes. W is (n, k) in bf16 with k a multiple of 8 and 16-byte rows; so are the rows of A. Launched early.
-#include "gemv.cuh"
+#include "tiles.cuh"
 
 template <int M, class T, class O> __device__ __forceinline__ void linear(
     O* c, const T* a, const bf16* w, int m, int n, int k, float beta, int parts) {
@@ -44,3 +44,22 @@ LINEAR(8, T, O, linear8_##TYPES)
 LINEARS(bf16, bf16, bf16_bf16)
 LINEARS(bf16, float, bf16_f32)
 LINEARS(float, float, f32_f32)
+
+// The same of rows in f32 on tensor cores: rows are two bf16 each, within 2^-17 of them. Grid: ceil(n / 8)
+// blocks of 4, 8 or 16 warps; shared: what TileSpace lays out.
+extern "C" __global__ void __launch_bounds__(512) linear_tiles_f32(
+    float* c, const float* a, const bf16* __restrict__ w, int m, int n, int k, float beta) {
+    SHARED
+    TileSpace space(shared, m, k);
+    int first = blockIdx.x * 8, own = first + threadIdx.x % 8, i = threadIdx.x / 8;
+    bool mine = own < n && i < m;
+    float* to = c + (mine ? (i64)i * n + own : 0);
+    float before = 0.0f;
+    auto weights = [&](int r) { return w + (i64)min(first + r, n - 1) * k; };
+    auto rows = [&](int row, int at) { return Access<4>::get(a + (i64)row * k + at); };
+    tiles<1>(space, m, k, weights, rows, [&] {
+        if (mine && beta != 0.0f) before = beta * *to;
+    });
+    if (mine) *to = before + tile_sum<1>(space, threadIdx.x % 8, i);
+}
+KERNELS(linear_tiles_f32)
