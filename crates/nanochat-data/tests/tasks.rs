@@ -27,9 +27,11 @@ fn a_choice_is_rendered_in_either_form_of_its_record() {
     put(dir.path(), "eval/arc/easy_test.jsonl", plain);
     put(dir.path(), "task_data/allenai--ai2_arc/ARC-Challenge/test/0.jsonl", hub);
     put(dir.path(), "mmlu/test.jsonl", &plain.replace("}", ",\"subject\":\"physics\"}"));
-    for (name, letters, id) in
-        [("ARC-Easy", ["A", "B"], "0"), ("arc_challenge", ["1", "2"], "0"), ("mmlu", ["A", "B"], "physics/0")]
-    {
+    for (name, letters, id) in [
+        ("ARC-Easy", ["A", "B"], "0"),
+        ("arc_challenge", ["1", "2"], "0"),
+        ("mmlu", ["A", "B"], "physics/0"),
+    ] {
         let task = load(dir.path(), name);
         let question = &task.questions[0];
         let [a, b] = letters;
@@ -237,7 +239,11 @@ fn what_is_missing_or_broken_is_named() {
     assert!(bad.to_string().contains("test.jsonl, record 0: the answer does not end"), "{bad}");
 
     core_folders(dir.path());
-    put(dir.path(), "bundle/eval_data/sense/copa.jsonl", r#"{"query":"q","choices":["a"],"gold":1}"#);
+    put(
+        dir.path(),
+        "bundle/eval_data/sense/copa.jsonl",
+        r#"{"query":"q","choices":["a"],"gold":1}"#,
+    );
     let task = &core::open(&dir.path().join("bundle")).expect("tasks")[0];
     let bad = task.items(None).expect_err("no such choice").to_string();
     assert!(bad.contains("copa.jsonl, record 0: gold is none of the 1"), "{bad}");

@@ -1,4 +1,4 @@
-//! Batches to checkpoint: one train step, driven by the base and the SFT loop.
+//! Batches to checkpoint: one train step, driven by the base, the SFT and the RL loop.
 //!
 //! | room | what |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | [`batch_size`] | rows of a micro batch: memory by arithmetic, speed by a short probe |
 //! | [`schedule`] | learning rate, momentum and weight decay over the steps |
 //! | [`optim`] | parameter groups, rates, state |
-//! | [`base`], [`sft`] | what feeds the step, and what happens between steps |
+//! | [`base`], [`sft`], [`rl`] | what feeds the step, and what happens between steps |
 //! | [`resume`] | a trainer's state to and from a checkpoint |
 //! | [`metrics`] | step lines and `metrics.jsonl` |
 //! | [`eval`] | bits per byte, CORE, chat tasks, held-out questions |
@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod optim;
 pub mod recipe;
 pub mod resume;
+pub mod rl;
 pub mod schedule;
 pub mod sft;
 pub mod step;

@@ -195,6 +195,43 @@ impl<'a> Trainer<'a> {
         Ok(report)
     }
 
+    /// One step of a policy: the gradients of `sum_i scale_i * sum(losses of batch i)`, then the optimizer.
+    /// A scale may be negative. The reported loss is that sum.
+    ///
+    /// Errors: as [`Trainer::step`].
+    pub fn weighted_step(
+        &mut self,
+        step: u64,
+        batches: &[(Batch, f32)],
+        rates: &Rates,
+    ) -> Result<StepReport> {
+        let start = Instant::now();
+        self.be.fill(&self.grads, 0.0)?;
+        let (mut loss, mut tokens, mut trained_tokens, mut padding_tokens) = (0.0, 0, 0, 0);
+        for (micro_step, (batch, scale)) in batches.iter().enumerate() {
+            self.fit(batch.b, batch.t)?;
+            self.buffers.tokens.write_i32(&batch.x)?;
+            self.buffers.targets.write_i32(&batch.y)?;
+            self.steps += 1;
+            let (be, bufs) = (self.be, &self.buffers);
+            let losses = self.model.forward_backward(be, bufs, &self.grads, *scale)?;
+            let sum: f64 = losses.iter().map(|&l| f64::from(l)).sum();
+            if !sum.is_finite() {
+                let batch = batch.name.clone();
+                return Err(Error::NotFinite { step, micro_step, batch, loss: sum });
+            }
+            loss += f64::from(*scale) * sum;
+            tokens += batch.x.len();
+            trained_tokens += batch.trained_tokens;
+            padding_tokens += batch.padding_tokens;
+        }
+        let scratch = self.arena.slice(0..Optimizer::scratch_len(self.be, self.model.table()));
+        self.optim.step(self.be, self.model, &self.grads, &scratch, rates)?;
+        let dt_s = start.elapsed().as_secs_f64();
+        let (data_s, plan_s, epoch) = (0.0, 0.0, 1);
+        Ok(StepReport { loss, tokens, trained_tokens, padding_tokens, dt_s, data_s, plan_s, epoch })
+    }
+
     /// Adds the gradients of one batch; returns its mean loss over trained targets.
     fn micro_step(&mut self, batch: &Batch, accumulation: usize) -> Result<f64> {
         self.buffers.tokens.write_i32(&batch.x)?;

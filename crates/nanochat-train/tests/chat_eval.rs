@@ -148,6 +148,7 @@ fn a_letter_must_be_one_token() {
     let question = Question::new("0", "?".into(), Content::Text("A".into()), answer);
     let task = ChatTask { name: "t".into(), baseline: 0.5, questions: vec![question] };
     let mut model = Plain(Rigged::new(&t, vec![]));
-    let refused = evaluate(&mut model, &t, &task, None, &greedy(1), &NoRunner, &mut Kept::default());
+    let refused =
+        evaluate(&mut model, &t, &task, None, &greedy(1), &NoRunner, &mut Kept::default());
     assert!(matches!(refused, Err(Error::Letter { letter }) if letter == "ß"));
 }

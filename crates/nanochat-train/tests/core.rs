@@ -66,7 +66,9 @@ fn item(kind: &str, of: &Value) -> Item {
             let contexts = list("context_options");
             Item::Schema { contexts, continuation: text("continuation"), gold }
         }
-        _ => Item::LanguageModeling { context: text("context"), continuation: text("continuation") },
+        _ => {
+            Item::LanguageModeling { context: text("context"), continuation: text("continuation") }
+        }
     }
 }
 
@@ -157,12 +159,18 @@ fn spans_begin_where_texts_part_or_meet() {
     // bos, "q ", then the choices part after "A ": two bytes of them are common.
     let choices = vec!["A cat".to_owned(), "A dog".to_owned()];
     let found = of(&Item::MultipleChoice { query: "q".into(), choices, gold: 1 });
-    assert_eq!(found.candidates.iter().map(|c| (c.from, c.ids.len())).collect::<Vec<_>>(), [(5, 8); 2]);
+    assert_eq!(
+        found.candidates.iter().map(|c| (c.from, c.ids.len())).collect::<Vec<_>>(),
+        [(5, 8); 2]
+    );
     assert_eq!(found.gold, Some(1));
     // The ends " x." are common, the contexts' lengths differ.
     let contexts = vec!["it".to_owned(), "them".to_owned()];
     let found = of(&Item::Schema { contexts, continuation: "x.".into(), gold: 0 });
-    assert_eq!(found.candidates.iter().map(|c| (c.from, c.ids.len())).collect::<Vec<_>>(), [(3, 6), (5, 8)]);
+    assert_eq!(
+        found.candidates.iter().map(|c| (c.from, c.ids.len())).collect::<Vec<_>>(),
+        [(3, 6), (5, 8)]
+    );
     // The blank before the continuation is asked for too.
     let found = of(&Item::LanguageModeling { context: " a b\n".into(), continuation: "c".into() });
     assert_eq!((found.candidates[0].from, found.candidates[0].ids.len(), found.gold), (4, 6, None));
@@ -208,7 +216,11 @@ fn a_model_that_knows_scores_one_and_one_that_does_not_scores_the_baseline() {
                 let mut model = Plain(Rigged::new(&t, known));
                 let mut kept = Kept::default();
                 let found = evaluate(&mut model, &t, &task, &items, &mut kept).expect("scores");
-                assert_eq!((found.score, found.centered, found.n), (score, centered, 6), "{kind:?}");
+                assert_eq!(
+                    (found.score, found.centered, found.n),
+                    (score, centered, 6),
+                    "{kind:?}"
+                );
                 assert_eq!(metric(&[found]), Some(centered));
                 assert_eq!(kept.0.len(), 6);
                 let right = kept.0.iter().map(|g| g.right).sum::<f64>() / 6.0;

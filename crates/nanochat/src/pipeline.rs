@@ -204,7 +204,7 @@ pub fn train_tokenizer(
 /// Where a stage goes on: its newest valid step.
 ///
 /// Errors: steps are there but `resume` is not asked for.
-fn resume_from(dir: &Path, resume: bool, screen: &mut Screen) -> Result<Option<PathBuf>> {
+pub fn resume_from(dir: &Path, resume: bool, screen: &mut Screen) -> Result<Option<PathBuf>> {
     let any = dir.is_dir() && !checkpoint::steps(dir)?.is_empty();
     match (any, resume) {
         (false, _) => Ok(None),
@@ -224,7 +224,7 @@ fn resume_from(dir: &Path, resume: bool, screen: &mut Screen) -> Result<Option<P
 }
 
 /// The step that a step's directory is of.
-fn step_of(dir: &Option<PathBuf>) -> Result<u64> {
+pub fn step_of(dir: &Option<PathBuf>) -> Result<u64> {
     Ok(match dir {
         Some(dir) => checkpoint::meta(dir)?.step,
         None => 0,

@@ -43,8 +43,11 @@ fn toy_run(home: &Path) {
     let tokenizer = Tokenizer::from_merges(DEFAULT_PATTERN, vec![]).expect("bytes");
     tokenizer.save(&run.join("tokenizer").join("tokenizer.json")).expect("a tokenizer");
     std::fs::write(run.join("run.json"), "{}").expect("run.json");
-    std::fs::write(run.join("metrics.jsonl"), "{\"kind\":\"step\",\"stage\":\"base\",\"step\":9,\"loss\":3.5}\n")
-        .expect("metrics");
+    std::fs::write(
+        run.join("metrics.jsonl"),
+        "{\"kind\":\"step\",\"stage\":\"base\",\"step\":9,\"loss\":3.5}\n",
+    )
+    .expect("metrics");
     let model_config = GptConfig::new(RawConfig {
         sequence_len: 64,
         vocab_size: tokenizer.vocab_size(),
@@ -91,8 +94,11 @@ fn data(home: &Path) {
             "{{\"query\":\"I saw a {word}, so\",\"choices\":[\"the {other} it was\",\"on I went\"],\"gold\":{}}}\n",
             i % 2
         );
-        lambada += &format!("{{\"context\":\"the {word} and the\",\"continuation\":\"{other}\"}}\n");
-        arc += &format!("{{\"question\":\"{word}?\",\"choices\":[\"{other}\",\"{word}\"],\"answer\":1}}\n");
+        lambada +=
+            &format!("{{\"context\":\"the {word} and the\",\"continuation\":\"{other}\"}}\n");
+        arc += &format!(
+            "{{\"question\":\"{word}?\",\"choices\":[\"{other}\",\"{word}\"],\"answer\":1}}\n"
+        );
     }
     std::fs::write(dir.join("copa.jsonl"), copa).expect("copa");
     std::fs::write(dir.join("lambada.jsonl"), lambada).expect("lambada");
@@ -114,9 +120,13 @@ fn core_is_scored_item_by_item_and_sharing_changes_no_answer() {
     let items = std::fs::read_to_string(home.join("run/evals/base/core.jsonl")).expect("items");
     assert_eq!(items.lines().count(), 16);
     let first: Value = serde_json::from_str(items.lines().next().expect("a line")).expect("JSON");
-    assert_eq!((first["shots"].as_array().map(Vec::len), first["losses"].as_array().map(Vec::len)), (Some(3), Some(2)));
+    assert_eq!(
+        (first["shots"].as_array().map(Vec::len), first["losses"].as_array().map(Vec::len)),
+        (Some(3), Some(2))
+    );
 
-    let flags = ["eval", "core", "--model", "run", "-i", "base", "--no-share", "--out", "whole.jsonl"];
+    let flags =
+        ["eval", "core", "--model", "run", "-i", "base", "--no-share", "--out", "whole.jsonl"];
     let whole = last_json(&ok(home, &flags));
     assert_eq!((&whole["scores"], &whole["core"]), (&told["scores"], &told["core"]));
     let same = last_json(&ok(home, &["eval", "compare", "whole.jsonl", "run/evals/base"]));
@@ -125,7 +135,10 @@ fn core_is_scored_item_by_item_and_sharing_changes_no_answer() {
     }
     let some = ["eval", "core", "--model", "run", "--tasks", "lambada", "--max-per-task", "3"];
     let some = last_json(&ok(home, &some));
-    assert_eq!((&some["n"]["lambada"], some["n"].as_object().map(|n| n.len())), (&3.into(), Some(1)));
+    assert_eq!(
+        (&some["n"]["lambada"], some["n"].as_object().map(|n| n.len())),
+        (&3.into(), Some(1))
+    );
     let why = refused(home, &["eval", "core", "--model", "run", "--tasks", "coqa"]);
     assert!(why.contains("coqa.jsonl does not exist"), "{why}");
     let why = refused(home, &["eval", "core", "--model", "run", "--tasks", "copal"]);
@@ -150,9 +163,15 @@ fn chat_tasks_and_ones_own_are_reported_beside_core() {
     std::fs::write(home.join("mine.jsonl"), mine).expect("questions");
     let flags = ["--task-file", "mine.jsonl", "-n", "3", "-t", "1.0", "-m", "8"];
     let told = last_json(&ok(home, &[&["eval", "chat", "--model", "run"], &flags[..]].concat()));
-    assert_eq!((&told["n"]["mine"], told["pass_at"]["mine"].as_array().map(Vec::len)), (&2.into(), Some(3)));
+    assert_eq!(
+        (&told["n"]["mine"], told["pass_at"]["mine"].as_array().map(Vec::len)),
+        (&2.into(), Some(3))
+    );
     let items = std::fs::read_to_string(home.join("run/evals/sft/chat.jsonl")).expect("items");
-    assert!(items.lines().any(|l| l.contains("\"answers\":[") && l.contains("6 times 7?")), "{items}");
+    assert!(
+        items.lines().any(|l| l.contains("\"answers\":[") && l.contains("6 times 7?")),
+        "{items}"
+    );
 
     ok(home, &["report", "build", "--run", "run"]);
     let page = std::fs::read_to_string(home.join("run/report.md")).expect("a report");

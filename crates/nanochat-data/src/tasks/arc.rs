@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{Answer, Entry, Question, Source, letters, text, texts};
 use crate::conversations::render_mc;
 
-const FROM: &str = "allenai/ai2_arc on the Hugging Face Hub (parquet), https://allenai.org/data/arc";
+const FROM: &str =
+    "allenai/ai2_arc on the Hugging Face Hub (parquet), https://allenai.org/data/arc";
 
 /// The easy set.
 pub const EASY: Entry = Entry {
@@ -42,7 +43,8 @@ fn read(i: usize, record: &Value) -> Result<Question, String> {
 /// A multiple-choice record of any of the usual forms to a question.
 pub(super) fn choice(id: String, record: &Value) -> Result<Question, String> {
     let choices = record.get("choices").ok_or("choices is missing")?;
-    let given = texts(choices.get("text").unwrap_or(choices)).ok_or("choices is no list of texts")?;
+    let given =
+        texts(choices.get("text").unwrap_or(choices)).ok_or("choices is no list of texts")?;
     let labels = choices.get("label").and_then(texts).unwrap_or_else(|| letters(given.len()));
     if labels.len() != given.len() || given.len() < 2 {
         return Err(format!("{} choices with {} letters", given.len(), labels.len()));
@@ -52,7 +54,9 @@ pub(super) fn choice(id: String, record: &Value) -> Result<Question, String> {
         Value::String(letter) => labels.iter().position(|l| l == letter),
         index => index.as_u64().map(|i| i as usize).filter(|i| *i < labels.len()),
     };
-    let gold = gold.ok_or_else(|| format!("answer {} is none of the choices", answer.unwrap_or(&Value::Null)))?;
+    let gold = gold.ok_or_else(|| {
+        format!("answer {} is none of the choices", answer.unwrap_or(&Value::Null))
+    })?;
     let user = render_mc(text(record, "question")?, &labels, &given);
     let reference = Content::Text(labels[gold].clone());
     Ok(Question::new(id, user, reference, Answer::Letter { letters: labels, gold }))

@@ -101,7 +101,9 @@ pub struct CoreTask {
 ///
 /// Errors: [`Error::TaskFiles`] when there is no table; [`Error::BadRecord`] for one that cannot be used.
 pub fn open(dir: &Path) -> Result<Vec<CoreTask>> {
-    for root in [dir.to_path_buf(), dir.join("eval_bundle"), dir.join("eval/core"), dir.join("core")] {
+    for root in
+        [dir.to_path_buf(), dir.join("eval_bundle"), dir.join("eval/core"), dir.join("core")]
+    {
         if root.join("core.yaml").is_file() {
             return bundle(&root);
         }
@@ -154,7 +156,11 @@ pub fn shots(n: usize, i: usize, k: usize) -> Vec<usize> {
 
 fn read(kind: Kind, record: &Value) -> Result<Item, String> {
     let list = |key: &str| {
-        record.get(key).and_then(texts).filter(|l| !l.is_empty()).ok_or(format!("{key} is no list of texts"))
+        record
+            .get(key)
+            .and_then(texts)
+            .filter(|l| !l.is_empty())
+            .ok_or(format!("{key} is no list of texts"))
     };
     let gold = |n: usize| {
         let gold = record.get("gold").and_then(Value::as_u64).map(|g| g as usize);
@@ -239,7 +245,10 @@ fn bundle(root: &Path) -> Result<Vec<CoreTask>> {
     let tasks = tasks.ok_or_else(|| bad("there is no list icl_tasks".into()))?;
     let task = |task: &Yaml| {
         let field = |key: &str| {
-            task[key].as_str().ok_or_else(|| bad(format!("a task without {key}"))).map(str::to_owned)
+            task[key]
+                .as_str()
+                .ok_or_else(|| bad(format!("a task without {key}")))
+                .map(str::to_owned)
         };
         let label = field("label")?;
         let shots = task["num_fewshot"][0].as_i64().and_then(|n| usize::try_from(n).ok());
@@ -264,7 +273,10 @@ fn baselines(path: &Path) -> Result<Vec<(String, f64)>> {
     let mut reader = csv::Reader::from_path(path).map_err(|e| bad(e.to_string()))?;
     let header = reader.headers().map_err(|e| bad(e.to_string()))?.clone();
     let column = |name: &str| {
-        header.iter().position(|h| h.trim() == name).ok_or_else(|| bad(format!("no column {name:?}")))
+        header
+            .iter()
+            .position(|h| h.trim() == name)
+            .ok_or_else(|| bad(format!("no column {name:?}")))
     };
     let (task, baseline) = (column("Eval Task")?, column("Random baseline")?);
     let row = |row: csv::Result<csv::StringRecord>| {

@@ -28,8 +28,10 @@ use crate::starter::Grade;
 pub fn load(path: &Path) -> Result<ChatTask> {
     let records = files::records(path)?;
     let question = |(i, record): (usize, &Value)| {
-        read(i, record)
-            .map_err(|why| Error::BadRecord { place: format!("{}, record {i}", path.display()), why })
+        read(i, record).map_err(|why| Error::BadRecord {
+            place: format!("{}, record {i}", path.display()),
+            why,
+        })
     };
     let questions = records.iter().enumerate().map(question).collect::<Result<Vec<_>>>()?;
     if questions.is_empty() {
@@ -42,7 +44,8 @@ pub fn load(path: &Path) -> Result<ChatTask> {
         _ => 0.0,
     };
     let baseline = questions.iter().map(guess).sum::<f64>() / questions.len() as f64;
-    let name = path.file_stem().map_or_else(|| "custom".into(), |n| n.to_string_lossy().into_owned());
+    let name =
+        path.file_stem().map_or_else(|| "custom".into(), |n| n.to_string_lossy().into_owned());
     Ok(ChatTask { name, baseline, questions })
 }
 

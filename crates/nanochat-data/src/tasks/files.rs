@@ -61,8 +61,9 @@ pub fn records(path: &Path) -> Result<Vec<Value>> {
     let mut all = Vec::new();
     match ext(path).as_deref() {
         Some("jsonl") => {
-            let bad = |row: usize, why: String| {
-                Error::BadRecord { place: format!("{}, row {row}", path.display()), why }
+            let bad = |row: usize, why: String| Error::BadRecord {
+                place: format!("{}, row {row}", path.display()),
+                why,
             };
             let mut lines = Lines::open(path, policy.max_document_bytes)?;
             let (mut line, mut row) = (Vec::new(), 0);
@@ -70,9 +71,8 @@ pub fn records(path: &Path) -> Result<Vec<Value>> {
                 match found {
                     Line::TooLong => return Err(bad(row, "longer than 64 MiB".into())),
                     Line::Whole if line.iter().all(u8::is_ascii_whitespace) => continue,
-                    Line::Whole => all.push(
-                        serde_json::from_slice(&line).map_err(|e| bad(row, e.to_string()))?,
-                    ),
+                    Line::Whole => all
+                        .push(serde_json::from_slice(&line).map_err(|e| bad(row, e.to_string()))?),
                 }
                 row += 1;
             }

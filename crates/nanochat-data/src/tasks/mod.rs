@@ -1,6 +1,7 @@
 //! Questions that are graded: a folder of downloaded data in, shuffled [`Question`]s out.
 //!
-//! `core` the 22 tasks of CORE | `arc`, `mmlu`, `gsm8k`, `humaneval`, `spelling` one file a chat task |
+//! `core` the 22 tasks of CORE | `arc`, `mmlu`, `gsm8k`, `humaneval`, `spelling` one file a chat task | `starter` the built-in world's
+//! sums |
 //! `custom` a JSONL file of one's own | `grade` what makes an answer right | `files` where data lies
 //!
 //! A new ability is one file with an [`Entry`], and one line in [`ALL`].
@@ -14,6 +15,7 @@ pub mod gsm8k;
 pub mod humaneval;
 pub mod mmlu;
 pub mod spelling;
+pub mod starter;
 
 use nanochat_tokenizer::chat::{Content, Conversation, Message, Part, Role};
 use serde_json::Value;
@@ -49,10 +51,8 @@ impl Question {
     /// A question of one turn with its reference answer.
     pub fn new(id: impl Into<String>, user: String, reference: Content, answer: Answer) -> Self {
         let message = |role, content| Message { role, content };
-        let messages = vec![
-            message(Role::User, Content::Text(user)),
-            message(Role::Assistant, reference),
-        ];
+        let messages =
+            vec![message(Role::User, Content::Text(user)), message(Role::Assistant, reference)];
         Self { id: id.into(), conversation: Conversation { messages }, answer }
     }
 
@@ -198,7 +198,11 @@ impl Entry {
                 order.into_iter().filter_map(|i| all[i].take()).collect()
             }
             Source::Words { n, make } => {
-                let path = data.find(self.name, &["wordlists/american-english.txt", "words.txt"], self.from)?;
+                let path = data.find(
+                    self.name,
+                    &["wordlists/american-english.txt", "words.txt"],
+                    self.from,
+                )?;
                 let words = spelling::words(&path)?;
                 let first = if which == Which::Test { spelling::TEST_SEED } else { 0 };
                 (first..first + *n as u64).map(|i| make(&words, i)).collect()

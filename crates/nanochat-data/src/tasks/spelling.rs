@@ -80,8 +80,7 @@ fn bee(words: &[String], seed: u64) -> Question {
     let from = if rng.random() < 0.9 { &of_word } else { &alphabet };
     let letter = *rng.choice(from);
     let template = *rng.choice(&ASKED);
-    let template =
-        if rng.random() < 0.3 { template.to_lowercase() } else { template.to_owned() };
+    let template = if rng.random() < 0.3 { template.to_lowercase() } else { template.to_owned() };
     let (at, around) = (*rng.choice(&["", "'", "\""]), *rng.choice(&["", "'", "\""]));
     let mut user = template
         .replace('@', &format!("{at}{letter}{at}"))

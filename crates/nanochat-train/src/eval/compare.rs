@@ -141,7 +141,8 @@ mod tests {
     fn only_common_items_count_and_pairs_are_by_id() {
         let a: Vec<Graded> = (0..100).map(|i| item("t", i, i % 2 == 0)).collect();
         // B has them in another order, gets ten more right, and one item of its own.
-        let mut b: Vec<Graded> = (0..100).rev().map(|i| item("t", i, i % 2 == 0 || i < 20)).collect();
+        let mut b: Vec<Graded> =
+            (0..100).rev().map(|i| item("t", i, i % 2 == 0 || i < 20)).collect();
         b.push(item("t", 100, true));
         let found = compare(&a, &b);
         let d = &found[0];

@@ -198,7 +198,11 @@ fn spans(candidates: &[Candidate], scored: &mut dyn Iterator<Item = Scored>) -> 
 }
 
 /// Cuts a list that is sorted by cost into batches; `tokens` of an item grow along it.
-fn batches(sorted: &[usize], rows: impl Fn(usize) -> usize, len: impl Fn(usize) -> usize) -> Vec<&[usize]> {
+fn batches(
+    sorted: &[usize],
+    rows: impl Fn(usize) -> usize,
+    len: impl Fn(usize) -> usize,
+) -> Vec<&[usize]> {
     let (mut all, mut first, mut held) = (Vec::new(), 0, 0);
     for (at, &i) in sorted.iter().enumerate() {
         // Rows are filled up to the longest, which is the newest.

@@ -1,6 +1,8 @@
-//! `nanochat train`: a base model from documents, a chat model from conversations.
+//! `nanochat train`: a base model from documents, a chat model from conversations, a better one from
+//! its own answers.
 
 mod flags;
+mod rl;
 
 use std::time::Instant;
 
@@ -39,6 +41,11 @@ pub enum TrainCommand {
     /// Finetune a base model on conversations.
     #[command(after_help = "Example: nanochat train sft --data dolly.jsonl --run runs/d4")]
     Sft(Box<SftArgs>),
+    /// Let a finetuned model learn from its own answers, graded right or wrong.
+    #[command(
+        after_help = "Example: nanochat train rl --run runs/d4 --task gsm8k --data-dir DATA --num-steps 100"
+    )]
+    Rl(Box<rl::RlArgs>),
 }
 
 /// Runs the command.
@@ -46,6 +53,7 @@ pub fn run(command: &TrainCommand, global: &Global) -> Result<()> {
     match command {
         TrainCommand::Base(args) => base(args, global),
         TrainCommand::Sft(args) => sft(args, global),
+        TrainCommand::Rl(args) => rl::run(args, global),
     }
 }
 

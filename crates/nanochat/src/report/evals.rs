@@ -96,7 +96,8 @@ fn header(stages: &[&str], bar_at_end: bool, text: fn(&str) -> String) -> Vec<St
 /// The table in Markdown; nothing when nothing was evaluated.
 pub fn markdown(out: &mut String, record: &Record) {
     let Some((stages, rows)) = rows(record) else { return };
-    *out += "## Evaluations\n\nShare of right answers; CORE and ChatCORE are means above guessing.\n\n";
+    *out +=
+        "## Evaluations\n\nShare of right answers; CORE and ChatCORE are means above guessing.\n\n";
     let line = |row: &Row| {
         let mut cells = vec![inline(&row.task)];
         cells.extend(row.scores.iter().map(|s| row.text(*s)));

@@ -154,7 +154,13 @@ fn score_rows(
         let logits = bufs.logits.slice(0..m * v);
         past.linear(model, be, (&logits, &x), Role::LmHead, &MatMul::forward(m, c, v))?;
         let (losses, best) = (be.alloc(m, DType::F32)?, be.alloc(m, DType::I32)?);
-        be.cross_entropy(&losses, &logits, &be.place_i32(&targets)?, v, model.config.rules().softcap)?;
+        be.cross_entropy(
+            &losses,
+            &logits,
+            &be.place_i32(&targets)?,
+            v,
+            model.config.rules().softcap,
+        )?;
         be.argmax(&best, &logits, v)?;
         let pairs = losses.to_vec_f32()?.into_iter().zip(best.to_vec_i32()?);
         all.extend(pairs.map(|(loss, id)| Scored { loss, likeliest: id as u32 }));

@@ -118,15 +118,20 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
 /// The mean above guessing of ChatCORE's tasks, if all of them ran.
 fn chat_core(scores: &[TaskScore]) -> Option<f64> {
     let of = |name: &&str| scores.iter().find(|s| s.task == **name).cloned();
-    let all: Vec<TaskScore> = tasks::CHAT_CORE.iter().filter_map(|name| of(&name)).collect();
+    let all: Vec<TaskScore> = tasks::CHAT_CORE.iter().filter_map(of).collect();
     (all.len() == tasks::CHAT_CORE.len()).then(|| chat::metric(&all)).flatten()
 }
 
 /// The tasks to run, and why others are not. What was named must run.
 fn chosen(args: &ChatArgs, runner: &dyn Runner) -> Result<(Vec<ChatTask>, Vec<String>)> {
     let data = data_dir(args.data_dir.as_deref());
-    let names: Vec<&str> =
-        args.task_name.iter().flat_map(|n| n.split('|')).map(str::trim).filter(|n| !n.is_empty()).collect();
+    let names: Vec<&str> = args
+        .task_name
+        .iter()
+        .flat_map(|n| n.split('|'))
+        .map(str::trim)
+        .filter(|n| !n.is_empty())
+        .collect();
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
     let ready = |task: ChatTask| -> Result<ChatTask> {
         if task.runs_programs() {

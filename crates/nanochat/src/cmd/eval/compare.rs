@@ -64,8 +64,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let stages = ["rl", "sft", "mid", "base"].map(|stage| path.join("evals").join(stage));
     let folder = stages.into_iter().find(|dir| dir.is_dir()).unwrap_or_else(|| path.into());
-    let entries = std::fs::read_dir(&folder)
-        .with_context(|| format!("cannot read {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut found: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
     found.retain(|f| f.extension().is_some_and(|e| e == "jsonl"));
     found.sort();
@@ -85,8 +85,9 @@ fn read(path: &Path) -> Result<Vec<Graded>> {
         let lines = BufReader::new(File::open(&file).with_context(reading)?).lines();
         for (i, line) in lines.enumerate() {
             let line = line.with_context(reading)?;
-            let item = serde_json::from_str(&line)
-                .with_context(|| format!("{}, line {}, is no graded item", file.display(), i + 1))?;
+            let item = serde_json::from_str(&line).with_context(|| {
+                format!("{}, line {}, is no graded item", file.display(), i + 1)
+            })?;
             all.push(item);
         }
     }

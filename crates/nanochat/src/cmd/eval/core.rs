@@ -85,7 +85,8 @@ pub fn run(args: &CoreArgs, global: &Global) -> Result<()> {
         ("share", json!(!args.no_share)),
         ("max_per_task", json!(most)),
     ];
-    recorder.finish(&scores, more.map(|(k, v)| (k.to_owned(), v)).into_iter().collect::<Map<_, _>>())
+    recorder
+        .finish(&scores, more.map(|(k, v)| (k.to_owned(), v)).into_iter().collect::<Map<_, _>>())
 }
 
 /// The tasks that were asked for, and the names of those without a file.
@@ -99,7 +100,11 @@ fn chosen(all: Vec<CoreTask>, names: &[String]) -> Result<(Vec<CoreTask>, Vec<St
         all.into_iter().filter(asked).partition(|t| t.file.is_file());
     match gone.first() {
         Some(task) if there.is_empty() || !names.is_empty() => {
-            bail!("{}: {} does not exist: leave the task out, or get its file", task.label, task.file.display())
+            bail!(
+                "{}: {} does not exist: leave the task out, or get its file",
+                task.label,
+                task.file.display()
+            )
         }
         _ => Ok((there, gone.into_iter().map(|t| t.label).collect())),
     }

@@ -54,10 +54,12 @@ impl<'a> Recorder<'a> {
     /// Opens the file of items, `out` or the run's own; it is put in place at the end.
     pub fn open(subject: Subject<'a>, out: Option<&Path>) -> Result<Self> {
         let dir = subject.run.join("evals").join(subject.stage);
-        let path = out.map_or_else(|| dir.join(format!("{}.jsonl", subject.eval)), Path::to_path_buf);
+        let path =
+            out.map_or_else(|| dir.join(format!("{}.jsonl", subject.eval)), Path::to_path_buf);
         let tmp = path.with_extension("jsonl.tmp");
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
         }
         let file = File::create(&tmp).with_context(|| format!("cannot write {}", tmp.display()))?;
         let screen = Screen::open_log(subject.run)?;
