@@ -1,4 +1,4 @@
-//! Batches to checkpoint: one train step, driven by the base and the SFT loop.
+//! Batches to checkpoint: one train step, driven by the base, the SFT and the RL loop.
 //!
 //! | room | what |
 //! |---|---|

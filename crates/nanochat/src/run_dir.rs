@@ -6,7 +6,8 @@
 //!       log.txt         what was printed
 //!       lock            who trains in it
 //!       tokenizer/      tokenizer.json
-//!       base/ sft/      checkpoints
+//!       base/ sft/ rl/  checkpoints
+//!       evals/STAGE/    graded items of eval core and eval chat
 //!       stages.json     seconds of each stage, over all sessions
 //!       scores.json     held-out answers      samples.json  the conversation at the end
 //!       summary.json    what it reached       report.md report.html
@@ -82,13 +83,13 @@ impl RunDir {
         self.root.join(name)
     }
 
-    /// Checkpoints to open: SFT's when there are any, else base's, else the directory itself.
+    /// Checkpoints to open: RL's when there are any, else SFT's, else base's, else the directory itself.
     pub fn model_dir(&self, source: Option<&str>) -> PathBuf {
         if let Some(source) = source {
             return self.join(source);
         }
         let holds = |d: &PathBuf| nanochat_gpt::checkpoint::latest_once(d).is_ok();
-        let candidates = ["sft", "base"].map(|s| self.join(s));
+        let candidates = ["rl", "sft", "base"].map(|s| self.join(s));
         candidates.into_iter().find(holds).unwrap_or_else(|| self.root.clone())
     }
 

@@ -124,28 +124,14 @@ impl Starter {
     /// The first `n` held-out items of `kind`. Facts and words are all used once before any repeats.
     pub fn test(&self, kind: TestKind, n: usize) -> Vec<TestItem> {
         let order = self.order(kind);
-        (0..n).map(|i| self.item(kind, i, &order)).collect()
-    }
-
-    /// The `i`-th held-out item of `kind`.
-    pub fn test_item(&self, kind: TestKind, i: usize) -> TestItem {
-        self.item(kind, i, &self.order(kind))
-    }
-
-    fn item(&self, kind: TestKind, i: usize, order: &[usize]) -> TestItem {
-        let rng = &mut Rng::new(self.seed, Stream::Test, (i as u64) << 8 | kind as u64);
-        let at = if order.is_empty() { i } else { order[i % order.len()] };
-        let (exchange, answer) = self.held_out(kind, at, rng);
-        TestItem { kind, conversation: conversation(vec![exchange]), answer }
-    }
-
-    /// The `i`-th sum to practise on: graded as test items are, and never one of them.
-    pub fn practice(&self, i: u64) -> TestItem {
-        let rng = &mut Rng::new(self.seed, Stream::Practice, i);
-        let problem = arithmetic::draw(self.seed, false, &self.village.others, rng);
-        let answer = problem.grade();
-        let conversation = conversation(vec![problem.exchange()]);
-        TestItem { kind: TestKind::Arithmetic, conversation, answer }
+        (0..n)
+            .map(|i| {
+                let rng = &mut Rng::new(self.seed, Stream::Test, (i as u64) << 8 | kind as u64);
+                let at = if order.is_empty() { i } else { order[i % order.len()] };
+                let (exchange, answer) = self.held_out(kind, at, rng);
+                TestItem { kind, conversation: conversation(vec![exchange]), answer }
+            })
+            .collect()
     }
 
     /// A random order of what a kind has a list of; empty for kinds that draw.

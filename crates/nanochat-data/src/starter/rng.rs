@@ -23,8 +23,6 @@ pub(super) enum Stream {
     Conversation = 4,
     /// Test items.
     Test = 5,
-    /// Questions to practise on.
-    Practice = 6,
 }
 
 /// A SplitMix64 generator.

@@ -1,6 +1,7 @@
 //! Questions that are graded: a folder of downloaded data in, shuffled [`Question`]s out.
 //!
-//! `core` the 22 tasks of CORE | `arc`, `mmlu`, `gsm8k`, `humaneval`, `spelling` one file a chat task |
+//! `core` the 22 tasks of CORE | `arc`, `mmlu`, `gsm8k`, `humaneval`, `spelling` one file a chat task | `starter` the built-in world's
+//! sums |
 //! `custom` a JSONL file of one's own | `grade` what makes an answer right | `files` where data lies
 //!
 //! A new ability is one file with an [`Entry`], and one line in [`ALL`].
@@ -14,6 +15,7 @@ pub mod gsm8k;
 pub mod humaneval;
 pub mod mmlu;
 pub mod spelling;
+pub mod starter;
 
 use nanochat_tokenizer::chat::{Content, Conversation, Message, Part, Role};
 use serde_json::Value;

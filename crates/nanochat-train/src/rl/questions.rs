@@ -1,9 +1,10 @@
 //! What a model is rewarded for: questions that a program can grade.
 
-use nanochat_data::starter::{Starter, TestKind};
+use nanochat_data::Task;
+use nanochat_data::tasks::{ChatTask, NoRunner};
 use nanochat_tokenizer::Conversation;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Which questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,40 +41,53 @@ pub trait Questions {
     fn get(&self, part: Part, i: usize) -> Result<Question>;
 }
 
-/// Sums of the embedded world: trained on what is not held out, tested on what is.
-pub struct StarterSums {
-    starter: Starter,
-    seed: u64,
-    train: usize,
-    test: usize,
+/// Questions of two tasks: one to learn from, one to test by.
+pub struct TaskQuestions {
+    train: ChatTask,
+    test: ChatTask,
 }
 
-impl StarterSums {
-    /// `train` sums and `test` held-out ones, both at least 1.
-    pub fn new(seed: u64, train: usize, test: usize) -> Self {
-        Self { starter: Starter::new(seed), seed, train: train.max(1), test: test.max(1) }
+impl TaskQuestions {
+    /// Errors: [`Error::Recipe`] for a task without questions, or one whose answers are programs, which
+    /// this grader does not run.
+    pub fn new(train: ChatTask, test: ChatTask) -> Result<Self> {
+        let refuse = |detail: String| Err(Error::Recipe { what: "--task", detail });
+        for task in [&train, &test] {
+            if task.questions.is_empty() {
+                return refuse(format!("{} has no questions: look at its files", task.name));
+            }
+            if task.runs_programs() {
+                return refuse(format!(
+                    "{} is graded by running programs: take another",
+                    task.name
+                ));
+            }
+        }
+        Ok(Self { train, test })
+    }
+
+    fn of(&self, part: Part) -> &ChatTask {
+        match part {
+            Part::Train => &self.train,
+            Part::Test => &self.test,
+        }
     }
 }
 
-impl Questions for StarterSums {
+impl Questions for TaskQuestions {
     fn fingerprint(&self) -> String {
-        format!("starter-{} sums {}", self.seed, self.train)
+        Task::fingerprint(&self.train)
     }
 
     fn len(&self, part: Part) -> usize {
-        match part {
-            Part::Train => self.train,
-            Part::Test => self.test,
-        }
+        self.of(part).questions.len()
     }
 
     fn get(&self, part: Part, i: usize) -> Result<Question> {
-        let item = match part {
-            Part::Train => self.starter.practice(i as u64),
-            Part::Test => self.starter.test_item(TestKind::Arithmetic, i),
-        };
-        let answer = item.answer;
-        let grade = move |text: &str| f64::from(u8::from(answer.accepts(text)));
-        Ok(Question { conversation: item.conversation, grade: Box::new(grade) })
+        let question = self.of(part).questions[i].clone();
+        let answer = question.answer;
+        let right = move |text: &str| answer.grade(text, &NoRunner).is_ok_and(|v| v.right);
+        let grade = move |text: &str| f64::from(u8::from(right(text)));
+        Ok(Question { conversation: question.conversation, grade: Box::new(grade) })
     }
 }

@@ -27,6 +27,8 @@ use crate::cli::{Dtype, Global, Weights};
 use crate::pipeline;
 use crate::run_dir::RunDir;
 
+pub use items::data_dir;
+
 /// What to measure.
 #[derive(Subcommand)]
 pub enum EvalCommand {
@@ -59,7 +61,7 @@ pub struct ModelArgs {
     /// A run, a checkpoint, or a folder that "nanochat import" reads; none: the run that changed last.
     #[arg(long, alias = "run")]
     pub model: Option<PathBuf>,
-    /// Checkpoints of a run: `sft` or `base`; none: the furthest.
+    /// Checkpoints of a run: `rl`, `sft` or `base`; none: the furthest.
     #[arg(short = 'i', long)]
     pub source: Option<String>,
     /// In what form the weights of the linear layers and the head are read: what rounding them costs.
@@ -185,7 +187,7 @@ pub fn run(command: &EvalCommand, global: &Global) -> Result<()> {
 
 /// A run holds a tokenizer or a stage: one that was imported has no tokenizer yet.
 fn is_run(dir: &Path) -> bool {
-    ["tokenizer", "base", "sft"].iter().any(|name| dir.join(name).is_dir())
+    ["tokenizer", "base", "sft", "rl"].iter().any(|name| dir.join(name).is_dir())
 }
 
 /// A model, the run that it lies in, and what its checkpoint says of itself.

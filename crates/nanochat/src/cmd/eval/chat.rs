@@ -118,7 +118,7 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
 /// The mean above guessing of ChatCORE's tasks, if all of them ran.
 fn chat_core(scores: &[TaskScore]) -> Option<f64> {
     let of = |name: &&str| scores.iter().find(|s| s.task == **name).cloned();
-    let all: Vec<TaskScore> = tasks::CHAT_CORE.iter().filter_map(|name| of(&name)).collect();
+    let all: Vec<TaskScore> = tasks::CHAT_CORE.iter().filter_map(of).collect();
     (all.len() == tasks::CHAT_CORE.len()).then(|| chat::metric(&all)).flatten()
 }
 

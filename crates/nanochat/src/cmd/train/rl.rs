@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use nanochat_data::tasks::{self, Which, starter};
 use nanochat_gpt::checkpoint;
 use nanochat_train::optim::{LearningRates, Optimizer};
 use nanochat_train::rl::objective::Objective;
-use nanochat_train::rl::questions::{Part, Questions, StarterSums};
+use nanochat_train::rl::questions::{Part, Questions, TaskQuestions};
 use nanochat_train::rl::rollout::Sampling;
 use nanochat_train::rl::{self, RlRecipe, RlRun};
 use nanochat_train::step::Trainer;
@@ -23,11 +24,16 @@ use crate::run_lock::RunLock;
 use crate::screen::Screen;
 use crate::stage::Optimizations;
 
+/// Sums of the built-in world that are learned from, round and round.
+const STARTER_QUESTIONS: usize = 4000;
+
 /// Which questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TaskFlag {
-    /// Sums of the embedded world.
-    Arithmetic,
+    /// Sums of the built-in world.
+    Starter,
+    /// School mathematics in words, from the data folder.
+    Gsm8k,
 }
 
 /// Flags of `train rl`.
@@ -52,14 +58,14 @@ pub struct RlArgs {
     #[command(flatten)]
     pub survival: SurvivalFlags,
     /// What is asked.
-    #[arg(long, value_enum, default_value_t = TaskFlag::Arithmetic)]
+    #[arg(long, value_enum, default_value_t = TaskFlag::Starter)]
     pub task: TaskFlag,
-    /// Lets the calculator answer the model's calls.
+    /// A folder of downloaded data; none: `$NANOCHAT_DATA_DIR`, else the base directory.
     #[arg(long)]
-    pub tools: bool,
-    /// Questions of an epoch of the embedded world.
-    #[arg(long, default_value_t = 4096)]
-    pub questions: usize,
+    pub data_dir: Option<PathBuf>,
+    /// Leaves the calculator out.
+    #[arg(long)]
+    pub no_tools: bool,
     /// Steps; wins over --num-epochs.
     #[arg(long)]
     pub num_iterations: Option<u64>,
@@ -135,7 +141,6 @@ impl RlArgs {
             ("--device-batch-size", self.device_batch_size),
             ("--max-new-tokens", self.max_new_tokens),
             ("--passes", self.passes),
-            ("--questions", self.questions),
         ];
         if let Some((name, _)) = sizes.into_iter().find(|(_, n)| *n == 0) {
             bail!("{name} is 0: give at least 1");
@@ -143,13 +148,29 @@ impl RlArgs {
         let n = self.num_samples;
         ensure!(
             n >= 2,
-            "--num-samples {n}: one answer has nothing to be better than; give 2 or more"
+            "--num-samples {n}: one answer is always as good as the mean, so nothing is learned: give 2 or more"
         );
         if let Some(eps) = self.clip_ratio {
             ensure!(eps > 0.0 && eps < 1.0, "--clip-ratio {eps}: give a share between 0 and 1");
         }
         ensure!(self.kl >= 0.0 && self.kl.is_finite(), "--kl {}: give 0 or more", self.kl);
         Ok(())
+    }
+
+    /// Questions to learn from and to test by.
+    fn questions(&self, seed: u64) -> Result<TaskQuestions> {
+        let (train, test) = match self.task {
+            TaskFlag::Starter => (
+                starter::train(seed, STARTER_QUESTIONS),
+                starter::test(seed, self.eval_examples.max(1)),
+            ),
+            TaskFlag::Gsm8k => {
+                let data = crate::cmd::eval::data_dir(self.data_dir.as_deref());
+                let entry = tasks::entry("GSM8K")?;
+                (entry.load(&data, Which::Train)?, entry.load(&data, Which::Test)?)
+            }
+        };
+        Ok(TaskQuestions::new(train, test)?)
     }
 
     fn recipe(&self, questions: &dyn Questions, seed: u64) -> RlRecipe {
@@ -174,7 +195,7 @@ impl RlArgs {
                 max_new_tokens: self.max_new_tokens,
                 temperature: self.temperature,
                 top_k: Some(self.top_k).filter(|k| *k > 0),
-                tools: self.tools,
+                tools: !self.no_tools,
                 train_end_of_turn: self.train_end_of_turn,
             },
             objective: Objective {
@@ -215,12 +236,8 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
                 .0
         }
     };
-    let questions: Box<dyn Questions> = match args.task {
-        TaskFlag::Arithmetic => {
-            Box::new(StarterSums::new(global.seed, args.questions, args.eval_examples))
-        }
-    };
-    let recipe = args.recipe(&*questions, global.seed);
+    let questions = args.questions(global.seed)?;
+    let recipe = args.recipe(&questions, global.seed);
     let be = global.backend()?;
     let dir = run.join("rl");
     let mut screen = Screen::open_log(&run)?;
@@ -257,7 +274,7 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         recipe: &recipe,
         dir: &dir,
         tokenizer: &tokenizer,
-        questions: &*questions,
+        questions: &questions,
         reference: reference.as_ref(),
         resume,
         survival: &survival,
