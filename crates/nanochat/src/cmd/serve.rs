@@ -4,7 +4,6 @@
 
 mod flags;
 pub mod model;
-mod one_by_one;
 
 use std::io::Write;
 use std::net::TcpListener;

@@ -95,6 +95,9 @@ pub struct Which {
     /// Name of the model in the API (default: the run's name).
     #[arg(long, value_name = "NAME")]
     pub model_name: Option<String>,
+    /// Answers that are generated at once; memory for this many whole contexts is taken at the start.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub rows: usize,
     /// Requests that may wait; more get 429.
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub queue: usize,

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail};
-use nanochat_engine::batch::Generator;
+use nanochat_engine::batch::{Batch, BatchOptions, Generator};
+use nanochat_gpt::nano::batch::{BatchRoom, NanoBatch};
 use nanochat_gpt::nano::count::ParamCount;
-use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_serve::ModelInfo;
 use nanochat_tokenizer::Tokenizer;
 
 use super::flags::Which;
-use super::one_by_one;
 use crate::cli::Global;
 use crate::cmd::chat;
 use crate::figures::{parameters, thousands};
@@ -65,11 +64,11 @@ struct Facts {
 ///
 /// Errors: what opening device or model says.
 fn engine(asked: &Asked<'_>) -> Result<(Arc<dyn Generator>, Facts)> {
-    let (say, opened) = std::sync::mpsc::channel();
+    let (say, opened) = std::sync::mpsc::channel::<Result<(Arc<dyn Generator>, Facts)>>();
     let failed = say.clone();
     let (models, tokenizer) = (asked.models.to_path_buf(), asked.tokenizer.clone());
     let (step, context, weights) = (asked.which.step, asked.which.context, asked.which.weights);
-    let (global, queue) = (asked.global.clone(), asked.which.queue);
+    let (global, queue, rows) = (asked.global.clone(), asked.which.queue, asked.which.rows);
     let work = move || -> Result<()> {
         let be = global.backend()?;
         let be = &*be;
@@ -99,11 +98,11 @@ fn engine(asked: &Asked<'_>) -> Result<(Arc<dyn Generator>, Facts)> {
                 meta.stage
             ),
         };
-        let mut decoder = NanoDecoder::with_weights(be, &model, context, weights.format())?;
-        let vocab_size = tokenizer.vocab_size();
-        let (generator, worker) = one_by_one::queue(context, vocab_size, queue);
-        if say.send(Ok((generator, facts))).is_ok() {
-            worker.work(&mut decoder, &tokenizer);
+        let room = BatchRoom::of_rows(be, config, rows, context);
+        let mut decoder = NanoBatch::new(be, &model, weights.format(), room)?;
+        let batch = Batch::new(&decoder, BatchOptions { rows, queue, ..BatchOptions::default() });
+        if say.send(Ok((Arc::new(batch.clone()), facts))).is_ok() {
+            batch.run(&mut decoder, &tokenizer)?;
         }
         Ok(())
     };
