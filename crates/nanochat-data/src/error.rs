@@ -179,10 +179,13 @@ pub enum Error {
     },
     /// A program that a model wrote cannot be run.
     #[error(
-        "grading runs a program that the model wrote, and this build has no sandbox to run it in: \
-         leave tasks of programs (HumanEval) out"
+        "grading runs a program that the model wrote, which is done in a sandbox alone ({why}): leave \
+         tasks of programs (HumanEval) out"
     )]
-    NoRunner,
+    NoRunner {
+        /// What is missing.
+        why: String,
+    },
     /// The tokenizer refused a conversation.
     #[error("{place}: {why}")]
     Render {

@@ -136,7 +136,7 @@ fn a_file_of_ones_own_is_graded_by_what_its_answers_are() {
         assert!(answer.grade(right, &NoRunner).expect("no program").right, "{i}: {right}");
         assert!(!answer.grade(wrong, &NoRunner).expect("no program").right, "{i}: {wrong}");
     }
-    assert!(matches!(task.questions[5].answer.grade("x", &NoRunner), Err(Error::NoRunner)));
+    assert!(matches!(task.questions[5].answer.grade("x", &NoRunner), Err(Error::NoRunner { .. })));
     for (line, why) in [
         (r#"{"q":1}"#, "no known form"),
         (r#"{"question":"q"}"#, "answer is missing"),

@@ -118,8 +118,9 @@ fn programs_are_run_by_the_runner_and_by_nothing_else() {
         fn ready(&self) -> nanochat_data::Result<()> {
             Ok(())
         }
-        fn passes(&self, source: &str) -> nanochat_data::Result<bool> {
-            assert_eq!(source, "import math\n\ndef f(): return 1\n\ndef check(f): pass\ncheck(f)");
+        fn passes(&self, program: &str, tests: &str) -> nanochat_data::Result<bool> {
+            assert_eq!(program, "import math\n\ndef f(): return 1");
+            assert_eq!(tests, "def check(f): pass\ncheck(f)");
             Ok(true)
         }
     }
@@ -138,7 +139,7 @@ fn programs_are_run_by_the_runner_and_by_nothing_else() {
     };
     assert_eq!(run(&Passing).expect("scores").score, 1.0);
     let refused = run(&NoRunner).expect_err("no sandbox");
-    assert!(matches!(refused, Error::Data(nanochat_data::Error::NoRunner)), "{refused}");
+    assert!(matches!(refused, Error::Data(nanochat_data::Error::NoRunner { .. })), "{refused}");
 }
 
 #[test]

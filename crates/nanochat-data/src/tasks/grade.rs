@@ -11,10 +11,10 @@ pub trait Runner {
     /// Errors: why not, and what to do.
     fn ready(&self) -> Result<()>;
 
-    /// True if the whole source ran to its end without an error.
+    /// True if the tests, which use names of the program, ran to their end without an error.
     ///
     /// Errors: programs cannot be run here.
-    fn passes(&self, source: &str) -> Result<bool>;
+    fn passes(&self, program: &str, tests: &str) -> Result<bool>;
 }
 
 /// Runs nothing.
@@ -22,11 +22,11 @@ pub struct NoRunner;
 
 impl Runner for NoRunner {
     fn ready(&self) -> Result<()> {
-        Err(Error::NoRunner)
+        Err(Error::NoRunner { why: "this command has no sandbox".into() })
     }
 
-    fn passes(&self, _: &str) -> Result<bool> {
-        Err(Error::NoRunner)
+    fn passes(&self, _: &str, _: &str) -> Result<bool> {
+        self.ready().map(|()| false)
     }
 }
 
@@ -87,8 +87,8 @@ impl Answer {
             Answer::Words(grade) => verdict(grade.accepts(answer), format!("{grade:?}")),
             Answer::Program { imports, tests, entry_point } => {
                 let code = humaneval::code(answer);
-                let source = format!("{imports}\n\n{code}\n\n{tests}\ncheck({entry_point})");
-                let passed = runner.passes(&source)?;
+                let program = format!("{imports}\n\n{code}");
+                let passed = runner.passes(&program, &format!("{tests}\ncheck({entry_point})"))?;
                 let why = if passed { "the tests pass" } else { "the tests fail" };
                 verdict(passed, why.into())
             }

@@ -4,6 +4,7 @@ mod chat;
 mod compare;
 mod core;
 mod items;
+mod programs;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use nanochat_data::tasks::{self, ChatTask, NoRunner, Runner, Which, custom};
+use nanochat_data::tasks::{self, ChatTask, Runner, Which, custom};
 use nanochat_engine::SampleOptions;
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_train::eval::chat::{self, ChatOptions};
@@ -13,6 +13,7 @@ use nanochat_train::eval::{Graded, Progress, TaskScore};
 use serde_json::{Map, json};
 
 use super::items::{Recorder, Subject, data_dir};
+use super::programs::Sandboxed;
 use super::{ModelArgs, open_run};
 use crate::cli::Global;
 
@@ -68,7 +69,7 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
         max_new_tokens: args.max_new_tokens,
         sample: SampleOptions::new(args.temperature, top_k, global.seed)?,
     };
-    let runner = NoRunner;
+    let runner = Sandboxed::default();
     let (tasks, left_out) = chosen(args, &runner)?;
     let be = global.backend()?;
     let be = &*be;
