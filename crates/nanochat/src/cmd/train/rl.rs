@@ -25,7 +25,7 @@ use crate::screen::Screen;
 use crate::stage::Optimizations;
 
 /// Sums of the built-in world that are learned from, round and round.
-const STARTER_QUESTIONS: usize = 4000;
+const STARTER_QUESTIONS: usize = 2000;
 
 /// Which questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
