@@ -189,6 +189,14 @@ fn chat_tasks_and_ones_own_are_reported_beside_core() {
     assert!(why.contains("SpellingBee"), "{why}");
     let program = "{\"prompt\":\"def f():\",\"test\":\"t\",\"entry_point\":\"f\"}\n";
     std::fs::write(home.join("code.jsonl"), program).expect("a program");
-    let why = refused(home, &["eval", "chat", "--model", "run", "--task-file", "code.jsonl"]);
-    assert!(why.contains("no sandbox"), "{why}");
+    // Graded in the sandbox where this machine has one; else refused, and nothing weaker is tried.
+    let graded =
+        nanochat(home, &["eval", "chat", "--model", "run", "--task-file", "code.jsonl", "-m", "4"]);
+    let (said, why) =
+        (String::from_utf8_lossy(&graded.stdout), String::from_utf8_lossy(&graded.stderr));
+    if graded.status.success() {
+        assert_eq!(last_json(&said)["scores"]["code"], 0.0, "{said}");
+    } else {
+        assert!(why.contains("in a sandbox alone"), "{why}");
+    }
 }

@@ -36,7 +36,7 @@ fn toy_run(home: &Path) {
     tokenizer.save(&run.join("tokenizer").join("tokenizer.json")).expect("a tokenizer");
     std::fs::write(run.join("run.json"), "{}").expect("run.json");
     let raw = RawConfig {
-        sequence_len: 64,
+        sequence_len: 192,
         vocab_size: tokenizer.vocab_size(),
         n_layer: 1,
         n_head: 2,

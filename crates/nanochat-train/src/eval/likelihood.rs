@@ -116,8 +116,8 @@ fn loss(logits: &[f32], id: u32) -> f32 {
 const BATCH_TOKENS: usize = 4096;
 
 /// What a pass through the layers costs beside its tokens, in tokens: the weights are read once more,
-/// and few rows use the processor badly. Sharing is worth it when it saves more. Found on two cores of
-/// an AVX-512 CPU at depth 6; 32 to 128 differ by less than the noise.
+/// and few rows use the processor badly. Sharing is worth it when it saves more. An estimate, for two cores
+/// at depth 6.
 const PASS_TOKENS: usize = 64;
 
 /// nanochat's decoder, with all that makes it fast.

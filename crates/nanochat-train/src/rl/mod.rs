@@ -24,7 +24,6 @@ use self::objective::Objective;
 use self::passes::{Pass, Served};
 use self::questions::{Part, Questions};
 use self::rollout::{Sample, Sampling, roll, seed_of};
-use crate::Result;
 use crate::base::Outcome;
 use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
 use crate::optim::LearningRates;
@@ -34,6 +33,7 @@ use crate::schedule::Rates;
 use crate::step::{StepReport, Trainer};
 use crate::stop::StopSignal;
 use crate::survival::{Session, Survival};
+use crate::{Error, Result};
 
 /// Values of an RL run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,6 +179,8 @@ pub fn run(run: RlRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) ->
         let mut row = step_row("rl", progress.step, smooth, lrm, &report, pace.train_s);
         row["reward"] = json!(reward);
         row["sequence_length"] = json!(length);
+        // Questions whose prompt the model cannot hold.
+        row["left_out"] = json!(recipe.examples_per_step - rollouts.samples.len());
         row["rollout_ms"] = json!(1e3 * rollouts.seconds);
         let rate = rollouts.answer_tokens() as f64 / rollouts.seconds.max(1e-9);
         row["rollout_tokens_per_sec"] = json!(rate);
@@ -206,7 +208,18 @@ fn rollouts(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64) -> Result<Rollout
         let at = (step as usize * n + i) % run.questions.len(Part::Train).max(1);
         let question = run.questions.get(Part::Train, at)?;
         let seed = seed_of(recipe.seed, step, i);
-        samples.push(roll(&mut decoder, run.tokenizer, &question, &recipe.sampling, seed)?);
+        let drawn = roll(&mut decoder, run.tokenizer, &question, &recipe.sampling, seed)?;
+        if !drawn.is_empty() {
+            samples.push(drawn);
+        }
+    }
+    if samples.is_empty() {
+        let detail = format!(
+            "no prompt of the {n} questions of step {step} fits into the model's {} tokens: take a model \
+             with a longer context, or another task",
+            model.config().sequence_len
+        );
+        return Err(Error::Recipe { what: "--task", detail });
     }
     Ok(Rollouts { samples, seconds: start.elapsed().as_secs_f64() })
 }
@@ -281,6 +294,7 @@ fn test(
         let question = run.questions.get(Part::Test, i)?;
         let seed = seed_of(TEST_SEED, 0, i);
         let samples = roll(&mut decoder, run.tokenizer, &question, &sampling, seed)?;
+        // A question that was not answered, because its prompt does not fit, is not passed.
         let first = samples.iter().position(|s| s.reward >= 1.0).unwrap_or(TEST_SAMPLES);
         passed[first..].iter_mut().for_each(|p| *p += 1);
     }

@@ -50,9 +50,9 @@ pub fn seed_of(seed: u64, step: u64, i: usize) -> u64 {
     (uniform(seed, i as u64, step) * (1u64 << 53) as f64) as u64
 }
 
-/// Draws the samples of a question and grades them.
+/// Draws the samples of a question and grades them; none if the model cannot hold its prompt and an id.
 ///
-/// Errors: those of the engine; a prompt that the model cannot hold.
+/// Errors: those of the engine.
 pub fn roll(
     decoder: &mut dyn Decoder,
     tokenizer: &Tokenizer,
@@ -62,6 +62,9 @@ pub fn roll(
 ) -> Result<Vec<Sample>> {
     let prompt = chat::render_for_completion(tokenizer, &question.conversation)
         .map_err(nanochat_engine::Error::from)?;
+    if prompt.len() >= decoder.max_len() {
+        return Ok(Vec::new());
+    }
     let sample = SampleOptions::new(sampling.temperature, sampling.top_k, seed)?;
     let options = GenerateOptions {
         n: sampling.num_samples,
