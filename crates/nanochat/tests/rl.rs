@@ -74,6 +74,15 @@ fn a_finetuned_run_learns_from_its_answers_and_resumes() {
     let summary = std::fs::read_to_string(home.join("run/summary.json")).expect("a summary");
     assert!(summary.contains("\"rl\""), "{summary}");
 
+    // The newest stage is what one talks to, without a word about the others.
+    let chat = Command::new(env!("CARGO_BIN_EXE_nanochat"))
+        .args(["chat", "--run", "run", "-p", "hi", "--max-tokens", "2", "--threads", "2"])
+        .current_dir(home)
+        .env("NANOCHAT_BASE_DIR", home)
+        .output()
+        .expect("the program starts");
+    assert!(chat.status.success() && !said(&chat).contains("warning"), "{}", said(&chat));
+
     let again = nanochat(home, &[SIZES, "--num-iterations 2"]);
     assert!(!again.status.success() && said(&again).contains("--resume"), "{}", said(&again));
     std::fs::remove_dir_all(home.join("run/rl/step-000002")).expect("a step");

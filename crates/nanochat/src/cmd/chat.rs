@@ -41,7 +41,7 @@ pub struct ChatArgs {
     /// The run's directory (default: the run that changed last).
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Which model of the run (default: sft, else base).
+    /// Which model of the run (default: rl, else sft, else base).
     #[arg(short = 'i', long, value_enum)]
     source: Option<ModelSource>,
     /// Step to open (default: the newest whole one).
@@ -75,15 +75,18 @@ pub(super) fn find(given: Option<&Path>, source: Option<ModelSource>) -> Result<
     }
     let run = RunDir::find(given)?;
     let models = run.model_dir(source.map(|s| match s {
+        ModelSource::Rl => "rl",
         ModelSource::Sft => "sft",
         ModelSource::Base => "base",
     }));
-    let sft = run.join("sft");
-    if source.is_none() && models != sft && checkpoint::steps(&sft).is_ok_and(|s| !s.is_empty()) {
+    // Stages that come first have steps that cannot be opened.
+    let later = ["rl", "sft"].map(|stage| run.join(stage));
+    let passed_over = later.iter().take_while(|dir| source.is_none() && **dir != models);
+    for dir in passed_over.filter(|dir| checkpoint::steps(dir).is_ok_and(|s| !s.is_empty())) {
         eprintln!(
             "warning: no step in {} is whole (\"nanochat checkpoint verify\" tells why): \
              opening {}",
-            sft.display(),
+            dir.display(),
             models.display()
         );
     }
@@ -93,6 +96,8 @@ pub(super) fn find(given: Option<&Path>, source: Option<ModelSource>) -> Result<
 /// Stages of a run that can be talked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ModelSource {
+    /// Reinforced by graded answers.
+    Rl,
     /// Finetuned on conversations.
     Sft,
     /// Pretrained only: it continues text rather than answers.

@@ -41,7 +41,7 @@ pub struct ServeArgs {
     /// Name that this server is reached by, beside localhost and plain addresses.
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// Web page that may ask from a browser, e.g. https://chat.example.
+    /// Web page that may ask from a browser, such as `https://chat.example`.
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
     /// Keep the page's conversations on this machine, not in the browser [default FILE:
@@ -80,7 +80,7 @@ pub struct Which {
     /// A run, a stage of it, or a checkpoint (default: the run that changed last).
     #[arg(value_name = "RUN|CHECKPOINT")]
     pub run: Option<PathBuf>,
-    /// Which model of the run (default: sft, else base).
+    /// Which model of the run (default: rl, else sft, else base).
     #[arg(short = 'i', long, value_enum)]
     pub source: Option<ModelSource>,
     /// Step to open (default: the newest whole one).
