@@ -32,6 +32,7 @@ pub struct Server {
     /// Set: no connection is held any longer than its request.
     stop: watch::Sender<bool>,
     accepting: tokio::task::JoinHandle<()>,
+    signals: Option<Signals>,
     runtime: Runtime,
 }
 
@@ -63,7 +64,19 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let routes = router(Arc::clone(&app));
         let accepting = runtime.spawn(accept(listener, routes, Arc::clone(&app), stopped));
-        Ok(Self { app, address, stop, accepting, runtime })
+        Ok(Self { app, address, stop, accepting, signals: None, runtime })
+    }
+
+    /// From here on SIGTERM and Ctrl-C wait for [`Server::run_until_signal`], which tells of them.
+    ///
+    /// Errors: [`Error::Io`] if signals cannot be heard.
+    pub fn hear_signals(mut self) -> Result<Self> {
+        let signals = {
+            let _inside = self.runtime.enter();
+            Signals::hear()?
+        };
+        self.signals = Some(signals);
+        Ok(self)
     }
 
     /// Where it listens.
@@ -76,14 +89,16 @@ impl Server {
     ///
     /// Errors: [`Error::Io`] if signals cannot be heard.
     pub fn run_until_signal(self, on_signal: impl FnOnce(usize)) -> Result<Ended> {
-        self.runtime.block_on(signal())?;
-        on_signal(self.app.traffic.under_way());
-        self.runtime.spawn(async {
-            if signal().await.is_ok() {
+        let mut server = if self.signals.is_some() { self } else { self.hear_signals()? };
+        if let Some(mut signals) = server.signals.take() {
+            server.runtime.block_on(signals.next());
+            on_signal(server.app.traffic.under_way());
+            server.runtime.spawn(async move {
+                signals.next().await;
                 std::process::exit(130);
-            }
-        });
-        Ok(self.drain())
+            });
+        }
+        Ok(server.drain())
     }
 
     /// From here on requests get 503; true once those under way are over, false after the timeout.
@@ -180,17 +195,43 @@ async fn connection(
     let _ = connection.await;
 }
 
+/// What ends a server from outside; nothing that comes after [`Signals::hear`] is missed.
 #[cfg(unix)]
-async fn signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        pressed = tokio::signal::ctrl_c() => pressed,
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// To be called inside a runtime.
+    fn hear() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn hear() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        // Where Ctrl-C cannot be heard, nothing ends the server but the system.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }

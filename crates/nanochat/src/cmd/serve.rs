@@ -26,7 +26,8 @@ pub fn run(args: &ServeArgs, global: &Global) -> Result<()> {
     let opened = model::open(&args.which, global)?;
     config.model = opened.model;
     config.device = opened.device.clone();
-    let server = Server::start(config, opened.generator, opened.tokenizer)?;
+    // Whoever reads the address may send a signal at once.
+    let server = Server::start(config, opened.generator, opened.tokenizer)?.hear_signals()?;
     let url = format!("http://{}", server.address());
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} on {}", opened.summary, opened.device)?;
