@@ -131,7 +131,8 @@ impl Target {
 /// When what came of one answer.
 #[derive(Default)]
 struct Heard {
-    ttft_ms: f64,
+    /// None: nothing of the answer could be shown.
+    ttft_ms: Option<f64>,
     gaps_ms: Vec<f64>,
     tokens: usize,
 }
@@ -158,7 +159,7 @@ fn load(target: &Arc<Target>, args: &ServeBench, clients: usize) -> Result<Row> 
     let seconds = began.elapsed().as_secs_f64();
     let errors = clients * args.requests - heard.iter().flatten().count();
     let good: Vec<&Heard> = heard.iter().flatten().collect();
-    let ttft = sorted(good.iter().map(|h| h.ttft_ms));
+    let ttft = sorted(good.iter().filter_map(|h| h.ttft_ms));
     let gaps = sorted(good.iter().flat_map(|h| h.gaps_ms.iter().copied()));
     let tokens: usize = good.iter().map(|h| h.tokens).sum();
     Ok(Row {
@@ -192,7 +193,7 @@ fn one(target: &Target, args: &ServeBench, number: usize) -> Result<Heard> {
     // Each question differs from its first words on: no cache of prompts answers for the model.
     let words: String = (0..args.words).map(|i| format!(" {}", (number + 1) * (i + 7))).collect();
     let body = json!({
-        "messages": [{"role": "user", "content": format!("{number}:{words}")}],
+        "messages": [{"role": "user", "content": format!("{number}:{words}. Tell me a story.")}],
         "max_tokens": args.max_tokens, "ignore_eos": true, "temperature": 1, "seed": number,
         "nanochat": {"tools": false}, "stream": true, "stream_options": {"include_usage": true},
     })
@@ -250,7 +251,7 @@ fn hear(mut stream: impl BufRead, began: Instant) -> Result<Heard> {
         if event["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()) {
             let now = Instant::now();
             match last.replace(now) {
-                None => heard.ttft_ms = (now - began).as_secs_f64() * 1e3,
+                None => heard.ttft_ms = Some((now - began).as_secs_f64() * 1e3),
                 Some(before) => heard.gaps_ms.push((now - before).as_secs_f64() * 1e3),
             }
         }
