@@ -36,7 +36,7 @@ class Chat {
     this.history = history;
     /** Answers by conversation: [Answer], live or ended with an error. */
     this.answers = new Map();
-    this.library = new Library(history, {
+    this.shelf = new Library(history, {
       live: (id) => this.live(id),
       stop: (id) => this.answersOf(id).forEach((answer) => answer.stop()),
       draw: (doc) => doc === this.doc && this.draw(),
@@ -65,8 +65,8 @@ class Chat {
       document.getElementById("search"),
       {
         list: (query, before) => history.list(query, before),
-        rename: (id, title) => this.library.rename(id, title),
-        remove: (id) => this.library.remove(id),
+        rename: (id, title) => this.shelf.rename(id, title),
+        remove: (id) => this.shelf.remove(id),
       },
     );
     this.follow = new Follow(document.getElementById("latest"));
@@ -83,7 +83,7 @@ class Chat {
 
   async open(id) {
     try {
-      const doc = await this.library.load(id);
+      const doc = await this.shelf.load(id);
       doc.settings = { ...startingSettings(this.info), ...doc.settings };
       this.use(doc);
       this.pickUp(doc);
@@ -99,7 +99,7 @@ class Chat {
 
   use(doc) {
     this.doc = doc;
-    this.library.hold(doc);
+    this.shelf.hold(doc);
     this.transcript.editing = null;
     this.sidebar.current = doc.id;
     this.sidebar.draw();
@@ -144,7 +144,7 @@ class Chat {
     if (this.live(doc.id)) return;
     doc.head = parent.id;
     const answer = this.watch(doc, parent);
-    this.library.save(doc);
+    this.shelf.save(doc);
     answer.ask({
       model: this.info.model.id,
       messages: messages(doc, parent.id),
@@ -158,11 +158,11 @@ class Chat {
     const answer = new Answer(doc, parent?.id ?? null);
     this.answers.set(doc.id, [...this.answersOf(doc.id).filter((one) => one.live), answer]);
     const shown = () => doc === this.doc;
-    const saving = setInterval(() => answer.nodes.length && this.library.save(doc), SAVE_EVERY_MS);
+    const saving = setInterval(() => answer.nodes.length && this.shelf.save(doc), SAVE_EVERY_MS);
     let frame = null;
     const grown = new Set();
     answer.addEventListener("start", () => {
-      this.library.save(doc);
+      this.shelf.save(doc);
       if (!shown()) return;
       location.hash = `c=${doc.id}`;
       this.draw();
@@ -183,7 +183,7 @@ class Chat {
     answer.addEventListener("state", () => shown() && this.draw());
     answer.addEventListener("end", () => {
       clearInterval(saving);
-      this.library.save(doc);
+      this.shelf.save(doc);
       if (shown()) {
         this.draw();
         this.reader.end(answer.nodes[0], answer.state);
@@ -213,14 +213,14 @@ class Chat {
     if (!next) return;
     this.transcript.closed.add(next.stream);
     this.doc.head = leaf(this.doc, next).id;
-    this.library.save(this.doc);
+    this.shelf.save(this.doc);
     this.draw();
   }
 
   choose(node) {
     this.transcript.closed.add(node.stream);
     this.doc.head = node.id;
-    this.library.save(this.doc);
+    this.shelf.save(this.doc);
     this.draw();
     this.composer.input.focus();
   }
@@ -228,7 +228,7 @@ class Chat {
   compare(node) {
     this.transcript.closed.delete(node.stream);
     this.doc.head = node.id;
-    this.library.save(this.doc);
+    this.shelf.save(this.doc);
     this.draw();
   }
 
@@ -238,7 +238,7 @@ class Chat {
       Object.assign(this.doc.settings, settings);
       remember(this.doc.settings);
     }
-    if (this.doc.nodes.length) this.library.save(this.doc);
+    if (this.doc.nodes.length) this.shelf.save(this.doc);
     this.drawComposer();
   }
 
@@ -360,7 +360,7 @@ class Chat {
       markdown: () => exportMarkdown(this.doc),
       json: () => exportJson(this.doc),
       all: () => exportAll(this.history),
-      import: (files) => this.library.import(files),
+      import: (files) => this.shelf.import(files),
       runs: this.info.runs,
     });
     listen(this.keys());
