@@ -291,7 +291,7 @@ pub fn train_base(
         bytes.arena as f64 / 1e9
     ));
     let id = base::identity(recipe, tokenizer);
-    let state = (&trainer, &batches as &dyn Batches, &id);
+    let state = (&trainer, batches.fingerprint(), &id);
     let survival = &options.survival;
     before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
     let base = BaseRun {
@@ -321,10 +321,10 @@ pub struct StageOptions {
 }
 
 /// Room on the disk and, when `--force` goes on with another run's checkpoint, a record in run.json.
-fn before_training(
+pub fn before_training(
     run: &RunDir,
     dir: &Path,
-    (trainer, train, id): (&Trainer<'_>, &dyn Batches, &Identity),
+    (trainer, data, id): (&Trainer<'_>, String, &Identity),
     resume: Option<&Path>,
     survival: &Survival,
     screen: &mut Screen,
@@ -337,7 +337,7 @@ fn before_training(
     let Some(step_dir) = resume.filter(|_| survival.force) else { return Ok(()) };
     let meta = checkpoint::meta(step_dir)?;
     let state = resume::trainer_state(step_dir, &meta)?;
-    let differences = resume::differences(&meta, &state, id, &train.fingerprint());
+    let differences = resume::differences(&meta, &state, id, &data);
     if !differences.is_empty() {
         let row = json!({
             "stage": id.stage, "step": meta.step, "when": machine::unix_seconds(),
@@ -416,7 +416,7 @@ pub fn train_sft(
     ));
     let token_bytes = tokenizer.token_bytes();
     let id = sft::identity(recipe, tokenizer.fingerprint());
-    let state = (&trainer, &batches as &dyn Batches, &id);
+    let state = (&trainer, batches.fingerprint(), &id);
     let survival = &options.survival;
     before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
     let sft = SftRun {

@@ -62,8 +62,8 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     let start = Instant::now();
     let depth = args.recipe.depth.unwrap_or(Ask::default().depth);
     let run = RunDir::open_or_create(args.run.as_deref(), &format!("d{depth}"))?;
-    let survival = args.survival.listen(args.force)?;
-    if args.supervise {
+    let survival = args.survival.listen()?;
+    if args.survival.supervise {
         return supervise::run(&run, "base", args.resume, &survival.stop);
     }
     let _lock = RunLock::take(&run)?;
@@ -125,8 +125,8 @@ pub fn starter_documents(tokens: f64) -> usize {
 fn sft(args: &SftArgs, global: &Global) -> Result<()> {
     let start = Instant::now();
     let run = RunDir::find(args.run.as_deref())?;
-    let survival = args.survival.listen(args.force)?;
-    if args.supervise {
+    let survival = args.survival.listen()?;
+    if args.survival.supervise {
         return supervise::run(&run, "sft", args.resume, &survival.stop);
     }
     let _lock = RunLock::take(&run)?;

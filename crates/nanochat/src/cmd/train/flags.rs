@@ -10,7 +10,7 @@ use nanochat_train::optim::LearningRates;
 use nanochat_train::recipe::Ask;
 use nanochat_train::step::StepMode;
 
-use super::survive::SurvivalFlags;
+use super::survive::StageSurvival;
 use crate::batch::BatchFlags;
 use crate::pipeline::Packing;
 
@@ -38,15 +38,9 @@ pub struct BaseArgs {
     /// Goes on from the run's newest valid checkpoint.
     #[arg(long)]
     pub resume: bool,
-    /// Goes on although settings, tokenizer or data differ from the checkpoint's; put on record.
-    #[arg(long)]
-    pub force: bool,
-    /// Trains in a process of its own and starts it again after a crash.
-    #[arg(long)]
-    pub supervise: bool,
     /// How the run survives.
     #[command(flatten)]
-    pub survival: SurvivalFlags,
+    pub survival: StageSurvival,
     /// Sizes, steps and rates.
     #[command(flatten)]
     pub recipe: RecipeFlags,
@@ -264,15 +258,9 @@ pub struct SftArgs {
     /// Goes on from the run's newest valid SFT checkpoint.
     #[arg(long)]
     pub resume: bool,
-    /// Goes on although settings, tokenizer or data differ from the checkpoint's; put on record.
-    #[arg(long)]
-    pub force: bool,
-    /// Trains in a process of its own and starts it again after a crash.
-    #[arg(long)]
-    pub supervise: bool,
     /// How the run survives.
     #[command(flatten)]
-    pub survival: SurvivalFlags,
+    pub survival: StageSurvival,
     /// T (default: the base run's).
     #[arg(long)]
     pub max_seq_len: Option<usize>,

@@ -14,11 +14,10 @@ use nanochat_train::rl::rollout::Sampling;
 use nanochat_train::rl::{self, RlRecipe, RlRun};
 use nanochat_train::step::Trainer;
 
-use super::survive::SurvivalFlags;
+use super::survive::StageSurvival;
 use super::{finish, supervise};
 use crate::cli::Global;
-use crate::pipeline::{resume_from, step_of};
-use crate::preflight;
+use crate::pipeline::{before_training, resume_from, step_of};
 use crate::run_dir::RunDir;
 use crate::run_lock::RunLock;
 use crate::screen::Screen;
@@ -48,15 +47,9 @@ pub struct RlArgs {
     /// Goes on from the run's newest valid RL checkpoint.
     #[arg(long)]
     pub resume: bool,
-    /// Goes on although settings or questions differ from the checkpoint's, and puts that on record.
-    #[arg(long, requires = "resume")]
-    pub force: bool,
-    /// Starts again after a crash, with --resume.
-    #[arg(long)]
-    pub supervise: bool,
-    /// How it survives.
+    /// How the run survives.
     #[command(flatten)]
-    pub survival: SurvivalFlags,
+    pub survival: StageSurvival,
     /// What is asked.
     #[arg(long, value_enum, default_value_t = TaskFlag::Starter)]
     pub task: TaskFlag,
@@ -220,8 +213,8 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
     args.check()?;
     let start = Instant::now();
     let run = RunDir::find(args.run.as_deref())?;
-    let survival = args.survival.listen(args.force)?;
-    if args.supervise {
+    let survival = args.survival.listen()?;
+    if args.survival.supervise {
         return supervise::run(&run, "rl", args.resume, &survival.stop);
     }
     let _lock = RunLock::take(&run)?;
@@ -265,11 +258,9 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         questions.fingerprint(),
         from.display()
     ));
-    // Weights, moments and gradients are the state; the gradients are not saved.
-    let bytes = trainer.bytes().state - 4 * model.table().len();
-    if let Some(warning) = preflight::room(&dir, bytes as u64, args.force)? {
-        screen.say(&warning);
-    }
+    let id = rl::identity(&recipe, &tokenizer);
+    let state = (&trainer, questions.fingerprint(), &id);
+    before_training(&run, &dir, state, resume.as_deref(), &survival, &mut screen)?;
     let rl = RlRun {
         recipe: &recipe,
         dir: &dir,

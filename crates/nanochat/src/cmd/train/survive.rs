@@ -12,6 +12,26 @@ use nanochat_train::survival::Survival;
 /// How long a run that is at its end waits for room on the disk.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How a stage that is trained by itself survives.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StageSurvival {
+    /// Goes on although settings, tokenizer or data differ from the checkpoint's; put on record.
+    #[arg(long)]
+    pub force: bool,
+    /// Trains in a process of its own and starts it again after a crash.
+    #[arg(long)]
+    pub supervise: bool,
+    #[command(flatten)]
+    run: SurvivalFlags,
+}
+
+impl StageSurvival {
+    /// As [`SurvivalFlags::listen`].
+    pub fn listen(&self) -> Result<Survival> {
+        self.run.listen(self.force)
+    }
+}
+
 /// How a run survives.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SurvivalFlags {
