@@ -3,6 +3,8 @@
 
 use super::chunks::{CHUNK, each};
 use super::gemm::{self, PackedB, gemm_packed};
+#[cfg(target_arch = "x86_64")]
+use super::head;
 use super::math::{LANES, exp, simd_fn, sum_lanes, tanh};
 use super::{Cpu, gemm_of};
 use crate::ops::{HeadLoss, IGNORE, LOSS_ROWS, Layout, MatMul};
@@ -114,6 +116,19 @@ pub(super) fn head_loss(
         let scale = s.grad_scale * weights.map_or(1.0, |w| w[n]);
         has_grads.then_some(scale)
     };
+    #[cfg(target_arch = "x86_64")]
+    if head::is_for(cpu, s) {
+        let mut kept = cpu.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let packed = PackedHead::pack(cpu, w, s, has_grads, &mut kept);
+        let (logits, grad) = (&packed.logits, packed.grad.as_ref().filter(|_| has_grads));
+        let inputs = head::Inputs {
+            x,
+            weights: head::Weights { plain: w, logits, grad },
+            targets,
+            scales: weights,
+        };
+        return head::head_loss(cpu, losses, grads, scratch, inputs, s);
+    }
     let mut kept = cpu.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let head = Head::new(cpu, w, s, grads.is_some(), &mut kept);
     for first in (0..s.n).step_by(LOSS_ROWS) {
@@ -134,6 +149,15 @@ pub(super) fn head_loss(
     }
 }
 
+/// Bytes that training holds for this head beside its scratch.
+pub(super) fn workspace_bytes(cpu: &Cpu, s: &HeadLoss) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if head::is_for(cpu, s) {
+        return PackedHead::bytes(cpu, s) + head::workspace_bytes(cpu.pool.threads(), s);
+    }
+    if PackedHead::pays(s) { PackedHead::bytes(cpu, s) } else { 0 }
+}
+
 /// Room for the packed weight of a head: for logits, and for the gradient of the rows.
 pub(super) struct PackedHead {
     logits: PackedB,
@@ -146,10 +170,32 @@ impl PackedHead {
         s.n > LOSS_ROWS
     }
 
-    /// Bytes that training holds for this head.
-    pub(super) fn bytes_for(cpu: &Cpu, s: &HeadLoss) -> usize {
+    /// Bytes of both.
+    fn bytes(cpu: &Cpu, s: &HeadLoss) -> usize {
         let bytes = |n, k| PackedB::bytes_for(&cpu.kernels, cpu.multiply, n, k);
-        if Self::pays(s) { bytes(s.v, s.c) + bytes(s.c, s.v) } else { 0 }
+        bytes(s.v, s.c) + bytes(s.c, s.v)
+    }
+
+    /// Packs the weight into the room that is kept.
+    fn pack<'a>(
+        cpu: &Cpu,
+        w: &[f32],
+        s: &HeadLoss,
+        has_grads: bool,
+        kept: &'a mut Option<PackedHead>,
+    ) -> &'a PackedHead {
+        let (c, v) = (s.c, s.v);
+        let room = |n, k| PackedB::new(&cpu.kernels, cpu.multiply, n, k);
+        if !kept.as_ref().is_some_and(|k| k.fits(s)) {
+            *kept = None; // the old room goes before the new one comes
+        }
+        let packed = kept.get_or_insert_with(|| PackedHead { logits: room(v, c), grad: None });
+        packed.logits.pack(&cpu.pool, gemm::Layout::Nt, w, c);
+        if has_grads {
+            let grad = packed.grad.get_or_insert_with(|| room(c, v));
+            grad.pack(&cpu.pool, gemm::Layout::Nn, w, c);
+        }
+        packed
     }
 
     fn fits(&self, s: &HeadLoss) -> bool {
@@ -174,21 +220,9 @@ impl<'a> Head<'a> {
         has_grads: bool,
         kept: &'a mut Option<PackedHead>,
     ) -> Self {
-        let (c, v) = (s.c, s.v);
-        if !PackedHead::pays(s) {
-            return Self { cpu, w, c, v, packed: None };
-        }
-        let room = |n, k| PackedB::new(&cpu.kernels, cpu.multiply, n, k);
-        if !kept.as_ref().is_some_and(|k| k.fits(s)) {
-            *kept = None; // the old room goes before the new one comes
-        }
-        let packed = kept.get_or_insert_with(|| PackedHead { logits: room(v, c), grad: None });
-        packed.logits.pack(&cpu.pool, gemm::Layout::Nt, w, c);
-        if has_grads {
-            let grad = packed.grad.get_or_insert_with(|| room(c, v));
-            grad.pack(&cpu.pool, gemm::Layout::Nn, w, c);
-        }
-        Self { cpu, w, c, v, packed: Some(packed) }
+        let pack = PackedHead::pays(s);
+        let packed = pack.then(|| PackedHead::pack(cpu, w, s, has_grads, kept));
+        Self { cpu, w, c: s.c, v: s.v, packed }
     }
 
     /// `z = x W^T`, (m, V).

@@ -8,6 +8,7 @@
 //! | `attention` | attention in blocks, forward, backward and cached; decoding on AMX |
 //! | [`peak`] | what the machine could do at most |
 //! | `chunks` | outputs split over threads |
+//! | `head` | logits, loss and gradients on AMX, in one walk |
 //! | `math` | exp, tanh, sums, in lanes |
 //! | `rows`, `mixes`, `gates`, `loss`, `adamw`, `muon` | the other operations |
 //!
@@ -19,6 +20,8 @@ mod attention;
 pub(crate) mod chunks;
 mod gates;
 pub mod gemm;
+#[cfg(target_arch = "x86_64")]
+mod head;
 mod loss;
 pub(crate) mod math;
 mod mixes;
@@ -147,7 +150,7 @@ impl HostKernels for Cpu {
     }
     fn workspace_bytes(&self, head: &HeadLoss, operand: usize) -> usize {
         let products = gemm::workspace_bytes(self.threads(), operand);
-        loss::PackedHead::bytes_for(self, head) + products
+        loss::workspace_bytes(self, head) + products
     }
     /// Tile registers multiply faster than memory delivers; other units do not.
     fn remakes_hidden(&self) -> bool {

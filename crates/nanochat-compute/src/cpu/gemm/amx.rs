@@ -290,6 +290,75 @@ impl Kernel for Amx {
     }
 }
 
+/// A product of 32 rows and 32 columns whose sums stay together: `sums (+)= a b`.
+pub(crate) struct Strip {
+    /// Rows of 16 words, `a_ld` words apart; rows 16 to 31 begin `lower` words on, the next 16 words along k
+    /// `a_line` words on.
+    pub a: *const u32,
+    pub a_ld: usize,
+    pub lower: usize,
+    pub a_line: usize,
+    /// TILE words for each word step.
+    pub b: *const u32,
+    /// Word steps by 16: at least 1.
+    pub lines: usize,
+    /// TILE rows of TILE floats.
+    pub sums: *mut f32,
+    /// Whether the sums begin with what is there, or with zero.
+    pub adds: bool,
+}
+
+impl Amx {
+    /// One [`Strip`].
+    ///
+    /// # Safety
+    /// The machine has this family and the thread holds `Tiles` of it; the pointers hold what the fields say.
+    #[inline]
+    pub(crate) unsafe fn multiply(s: &Strip) {
+        // SAFETY: the conditions of this function: the registers are configured, and every load and store
+        // lies in what the fields name.
+        unsafe {
+            asm!(
+                "test {adds}, {adds}",
+                "jz 3f",
+                "tileloadd tmm0, [{c} + {b_ld}]",
+                "tileloadd tmm1, [{c} + {b_ld} + 64]",
+                "tileloadd tmm2, [{c} + {b_ld} + 2048]",
+                "tileloadd tmm3, [{c} + {b_ld} + 2112]",
+                "jmp 2f",
+                "3:",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "tileloadd tmm6, [{b} + {b_ld}]", "tileloadd tmm4, [{a} + {a_ld}]",
+                "tileloadd tmm7, [{b} + {b_ld} + 64]", "tileloadd tmm5, [{a1} + {a_ld}]",
+                "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, {a_line}",
+                "add {a1}, {a_line}",
+                "add {b}, 2048",
+                "dec {lines}",
+                "jnz 2b",
+                "tilestored [{c} + {b_ld}], tmm0",
+                "tilestored [{c} + {b_ld} + 64], tmm1",
+                "tilestored [{c} + {b_ld} + 2048], tmm2",
+                "tilestored [{c} + {b_ld} + 2112], tmm3",
+                adds = in(reg) usize::from(s.adds),
+                lines = inout(reg) s.lines => _,
+                a = inout(reg) s.a => _,
+                a1 = inout(reg) s.a.wrapping_add(s.lower) => _,
+                a_ld = in(reg) s.a_ld * 4,
+                a_line = in(reg) s.a_line * 4,
+                b = inout(reg) s.b => _,
+                b_ld = in(reg) TILE * 4,
+                c = in(reg) s.sums,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
 #[repr(C, align(64))]
 struct Buffer([f32; TILE * TILE]);
 

@@ -196,7 +196,7 @@ impl Lanes for Avx512Pairs {
 }
 
 /// 0, 16, 1, 17, ...: element i of the lower half beside element i of the upper half.
-static INTERLEAVE: [u16; 32] = {
+pub(crate) static INTERLEAVE: [u16; 32] = {
     let mut order = [0; 32];
     let mut i = 0;
     while i < 32 {
@@ -268,7 +268,7 @@ fn first(count: usize) -> __mmask16 {
 
 /// Turns 16 rows of 16 words and stores them `dst_ld` apart.
 #[inline(always)]
-pub(super) unsafe fn store_turned(mut r: [__m512i; 16], dst: *mut u32, dst_ld: usize) {
+pub(crate) unsafe fn store_turned(mut r: [__m512i; 16], dst: *mut u32, dst_ld: usize) {
     // SAFETY: AVX-512 and 16 rows of 16 words at dst are conditions of the caller.
     unsafe {
         let mut t = [_mm512_setzero_si512(); 16];

@@ -79,7 +79,7 @@ impl Panels {
     }
 
     /// Where a panel starts, from the start of the piece.
-    fn offset<K: Kernel>(&self, block: usize, panel: usize) -> usize {
+    pub fn offset<K: Kernel>(&self, block: usize, panel: usize) -> usize {
         (block - self.range.0) * self.blocks.block * self.panels * K::NR
             + panel * K::NR * self.blocks.words_of(block)
     }

@@ -166,6 +166,16 @@ pub(crate) fn elements_of_word(kernels: &Kernels, multiply: Multiply) -> usize {
     with_kernel!(kernels, multiply, step())
 }
 
+/// Blocks of sums of length k.
+pub(crate) fn blocks_of<K: kernel::Kernel>(k: usize) -> usize {
+    drive::Blocks::new::<K>(k).count()
+}
+
+/// First element and number of elements of a block of sums of length k.
+pub(crate) fn elements_of<K: kernel::Kernel>(k: usize, block: usize) -> (usize, usize) {
+    drive::Blocks::new::<K>(k).elements_of::<K>(block)
+}
+
 /// `C = beta * C + op(A) op(B)`.
 ///
 /// Panics if a slice is too short for its sizes, or a size is 0. Equals the naive triple loop up

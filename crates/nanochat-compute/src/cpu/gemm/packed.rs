@@ -74,6 +74,26 @@ impl PackedB {
         self.k
     }
 
+    /// The tiles of a panel of `NR` columns in a block of k: `NR` words for each word step. `K` is the kernel
+    /// that it was packed for.
+    pub(crate) fn tiles<K: Kernel>(&self, block: usize, panel: usize) -> *const u32 {
+        let g = Gemm::new(Layout::Nt, 1, self.n, self.k);
+        let panels = whole::<K>(&g, SharedConst(self.words.as_ptr()));
+        assert!(panel < panels.panels && block < panels.range.1, "panel {panel} of block {block}");
+        self.words.as_ptr().wrapping_add(panels.offset::<K>(block, panel))
+    }
+
+    /// Lines of 16 word steps of a block of k.
+    pub(crate) fn lines<K: Kernel>(&self, block: usize) -> usize {
+        Blocks::new::<K>(self.k).words_of(block) / 16
+    }
+
+    /// The block in which a line of k lies, and where.
+    pub(crate) fn block_of<K: Kernel>(&self, line: usize) -> (usize, usize) {
+        let lines = Blocks::new::<K>(self.k).block / 16;
+        (line / lines, line % lines)
+    }
+
     /// Bytes it holds.
     pub fn bytes(&self) -> usize {
         self.words.len() * 4
