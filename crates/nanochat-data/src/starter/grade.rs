@@ -17,17 +17,20 @@ pub enum TestKind {
     LetterCount,
     /// Stories of a hero, a place and a problem never seen together.
     Stories,
+    /// Small sums without the calculator, of operands never seen together.
+    MentalArithmetic,
 }
 
 impl TestKind {
     /// Every kind, in the order of reports.
-    pub const ALL: [TestKind; 6] = [
+    pub const ALL: [TestKind; 7] = [
         TestKind::Arithmetic,
         TestKind::Facts,
         TestKind::MultipleChoice,
         TestKind::Spelling,
         TestKind::LetterCount,
         TestKind::Stories,
+        TestKind::MentalArithmetic,
     ];
 
     /// The name in reports and on the command line.
@@ -39,6 +42,7 @@ impl TestKind {
             TestKind::Spelling => "spelling",
             TestKind::LetterCount => "letter_count",
             TestKind::Stories => "stories",
+            TestKind::MentalArithmetic => "mental_arithmetic",
         }
     }
 }
@@ -105,6 +109,14 @@ impl TestItem {
     /// Whether `answer` (the text the user sees, without the tool calls) is right.
     pub fn grade(&self, answer: &str) -> bool {
         self.answer.accepts(answer)
+    }
+
+    /// Whether an answer that called the calculator, or did not, may count.
+    pub fn allows_tool_use(&self, called: bool) -> bool {
+        match self.kind {
+            TestKind::MentalArithmetic => !called,
+            _ => called || !self.requires_tool(),
+        }
     }
 
     /// Whether the reference answer calls the calculator.

@@ -36,7 +36,7 @@ pub struct Score {
 
 /// Asks every item of a kind, greedily, with tools on.
 ///
-/// An arithmetic answer counts only when the calculator was called for it.
+/// An arithmetic answer counts only when the calculator was called for it, a mental one only without.
 pub fn evaluate(
     decoder: &mut dyn Decoder,
     tokenizer: &Tokenizer,
@@ -54,7 +54,7 @@ pub fn evaluate(
         let row = &generation.rows[0];
         let answer = row.text();
         let called = row.ids.contains(&tokenizer.special(Special::OutputStart));
-        let right = item.grade(&answer) && (called || !item.requires_tool());
+        let right = item.grade(&answer) && item.allows_tool_use(called);
         answers.push(Answer { question: item.question().to_owned(), answer, right });
     }
     decoder.reset();

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use nanochat_data::tasks::{self, Which, starter};
 use nanochat_gpt::checkpoint;
+use nanochat_train::answers;
 use nanochat_train::optim::{LearningRates, Optimizer};
 use nanochat_train::rl::objective::Objective;
 use nanochat_train::rl::questions::{Part, Questions, TaskQuestions};
@@ -29,8 +30,10 @@ const STARTER_QUESTIONS: usize = 2000;
 /// Which questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TaskFlag {
-    /// Sums of the built-in world.
+    /// Sums of the built-in world, with the calculator.
     Starter,
+    /// Small sums of the built-in world, in the head: the calculator does not answer.
+    Mental,
     /// School mathematics in words, from the data folder.
     Gsm8k,
 }
@@ -74,6 +77,9 @@ pub struct RlArgs {
     /// Answers of a micro batch.
     #[arg(long, default_value_t = 8)]
     pub device_batch_size: usize,
+    /// Answers drawn at once; more are faster and take more memory. On a CPU they are the same ones.
+    #[arg(long, default_value_t = answers::ROWS)]
+    pub rollout_rows: usize,
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
@@ -157,6 +163,10 @@ impl RlArgs {
                 starter::train(seed, STARTER_QUESTIONS),
                 starter::test(seed, self.eval_examples.max(1)),
             ),
+            TaskFlag::Mental => (
+                starter::mental_train(seed, STARTER_QUESTIONS),
+                starter::mental_test(seed, self.eval_examples.max(1)),
+            ),
             TaskFlag::Gsm8k => {
                 let data = crate::cmd::eval::data_dir(self.data_dir.as_deref());
                 let entry = tasks::entry("GSM8K")?;
@@ -188,7 +198,7 @@ impl RlArgs {
                 max_new_tokens: self.max_new_tokens,
                 temperature: self.temperature,
                 top_k: Some(self.top_k).filter(|k| *k > 0),
-                tools: !self.no_tools,
+                tools: !self.no_tools && self.task != TaskFlag::Mental,
                 train_end_of_turn: self.train_end_of_turn,
             },
             objective: Objective {
@@ -268,6 +278,7 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         questions: &questions,
         reference: reference.as_ref(),
         resume,
+        rows: args.rollout_rows,
         survival: &survival,
     };
     let outcome = rl::run(rl, &mut trainer, &mut screen).context("reinforcement stopped")?;
