@@ -106,6 +106,38 @@ impl TestItem {
         }
     }
 
+    /// The reference answer, without its tool call.
+    pub fn reference(&self) -> String {
+        match self.conversation.messages.last().map(|m| &m.content) {
+            Some(Content::Text(text)) => text.clone(),
+            Some(Content::Parts(parts)) => {
+                let text = |part: &Part| match part {
+                    Part::Text(text) => Some(text.clone()),
+                    Part::Python(_) | Part::PythonOutput(_) => None,
+                };
+                parts.iter().filter_map(text).collect()
+            }
+            None => String::new(),
+        }
+    }
+
+    /// What an answer must have to be right, in words.
+    pub fn wants(&self) -> String {
+        let tool = match self.kind {
+            TestKind::MentalArithmetic => ", without the calculator",
+            _ if self.requires_tool() => ", by the calculator",
+            _ => "",
+        };
+        let what = match &self.answer {
+            Grade::Number(n) => format!("the last number is {n}"),
+            Grade::Contains(any) => format!("says {}", any.join(" or ")),
+            Grade::Mentions(all) => format!("mentions {}", all.join(", ")),
+            Grade::Letter(c) => format!("the letter {c} alone"),
+            Grade::Spelled(word) => format!("the letters of {word}"),
+        };
+        what + tool
+    }
+
     /// Whether `answer` (the text the user sees, without the tool calls) is right.
     pub fn grade(&self, answer: &str) -> bool {
         self.answer.accepts(answer)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::questions::{Part, Question, Questions};
 use crate::Result;
-use crate::answers::{self, Asked, Writing};
+use crate::answers::{Asked, Together, Writer, Writing};
 
 /// How answers are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,13 +89,8 @@ pub fn roll(
         }
     }
     let mut all = vec![Vec::new(); draws.len()];
-    if asked.is_empty() {
-        return Ok(all);
-    }
-    let writing = sampling.writing();
-    let parts = (be, model, WeightFormat::Auto);
-    let mut decoder = answers::decoder(parts, &asked, &writing, (rows, max_len))?;
-    answers::write(&mut decoder, tokenizer, &asked, (&writing, rows), &mut |at, rows| {
+    let mut writer = Together { be, model, format: WeightFormat::Auto, rows, max_len };
+    writer.write(tokenizer, &asked, &sampling.writing(), &mut |at, rows| {
         let (i, question) = &whose[at];
         let sample = |row| graded(&asked[at].prompt, row, question, sampling.train_end_of_turn);
         all[*i] = rows.into_iter().map(sample).collect();

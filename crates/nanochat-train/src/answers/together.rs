@@ -1,4 +1,4 @@
-//! Answers to many prompts at once: rows of the engine's batch, handed over while others are being written.
+//! Many prompts at once: rows of the engine's batch, handed over while others are being written.
 //!
 //! ```text
 //! prompts -> queue -> rows, an id each a step; who is done makes room for who waits -> answers in order
@@ -13,70 +13,68 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use nanochat_compute::Backend;
 use nanochat_compute::ops::WeightFormat;
-use nanochat_engine::batch::{Batch, BatchOptions, Generator, Listener, Request, Update};
+use nanochat_engine::Piece;
+use nanochat_engine::batch::{Batch, BatchOptions, Generator, Listener, Refused, Request, Update};
 use nanochat_engine::generate::{Finish, Row};
-use nanochat_engine::{Piece, SampleOptions};
 use nanochat_gpt::Nano;
 use nanochat_gpt::batch::{BatchDecoder, Feed, Opened, PageCount, Room, Sequence};
 use nanochat_gpt::nano::batch::{BatchRoom, NanoBatch};
 use nanochat_tokenizer::Tokenizer;
 
+use super::{Asked, Taken, Writer, Writing};
 use crate::{Error, Result};
-
-/// A prompt, and how its answers are drawn.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// Ids.
-    pub prompt: Vec<u32>,
-    /// Row r of it draws as row r of the seed.
-    pub sample: SampleOptions,
-}
-
-/// What holds for all prompts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Writing {
-    /// Independent samples of each prompt.
-    pub num_samples: usize,
-    /// Most ids of an answer.
-    pub max_tokens: usize,
-    /// The calculator answers.
-    pub tools: bool,
-}
-
-/// Takes the answers of prompt `i`; called in the order of the prompts.
-pub type Taken<'d> = dyn FnMut(usize, Vec<Row>) -> Result<()> + 'd;
 
 /// The rows of a batch unless somebody says else.
 pub const ROWS: usize = 64;
 
-/// A decoder with room for `rows` rows of these prompts.
-///
-/// Errors: memory that is not there.
-pub fn decoder<'m>(
-    (be, model, format): (&'m dyn Backend, &'m Nano, WeightFormat),
-    asked: &[Asked],
-    writing: &Writing,
-    (rows, max_len): (usize, usize),
-) -> Result<NanoBatch<'m>> {
-    let longest = asked.iter().map(|a| a.prompt.len()).max().unwrap_or(0);
-    let len = (longest + writing.max_tokens).min(max_len);
-    let rows = rows.max(writing.num_samples).min(asked.len().max(1) * writing.num_samples);
-    // A prompt that ends inside a page is copied once for its forks.
-    let room = BatchRoom::of_rows(be, model.config(), rows + 1, len);
-    Ok(NanoBatch::new(be, model, format, room)?)
+/// A model that answers many prompts in one batch.
+pub struct Together<'m> {
+    /// Where it runs.
+    pub be: &'m dyn Backend,
+    /// Its weights are read anew for each [`Writer::write`].
+    pub model: &'m Nano,
+    /// How they are read.
+    pub format: WeightFormat,
+    /// Rows that are computed at once, but never fewer than a prompt has samples.
+    pub rows: usize,
+    /// Most ids of a prompt with its answer; no more than the rotary tables reach.
+    pub max_len: usize,
 }
 
-/// Writes the answers to all prompts, each shorter than [`BatchDecoder::max_len`].
-///
-/// Errors: [`Error::Answer`]; those of `done`, after which nothing more is written.
-pub fn write(
+impl Writer for Together<'_> {
+    fn max_len(&self) -> usize {
+        self.max_len
+    }
+
+    fn write(
+        &mut self,
+        tokenizer: &Tokenizer,
+        asked: &[Asked],
+        writing: &Writing,
+        done: &mut Taken<'_>,
+    ) -> Result<()> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let n = writing.num_samples;
+        let longest = asked.iter().map(|a| a.prompt.len()).max().unwrap_or(0);
+        let len = longest.saturating_add(writing.max_tokens).min(self.max_len);
+        let rows = self.rows.max(n).min(asked.len().saturating_mul(n));
+        // A prompt that ends inside a page is copied once for its forks.
+        let room = BatchRoom::of_rows(self.be, self.model.config(), rows + 1, len);
+        let mut decoder = NanoBatch::new(self.be, self.model, self.format, room)?;
+        write(&mut decoder, tokenizer, asked, (writing, rows), done)
+    }
+}
+
+/// Writes the answers to all prompts with a decoder that has room for `rows`.
+fn write(
     decoder: &mut dyn BatchDecoder,
     tokenizer: &Tokenizer,
     asked: &[Asked],
     (writing, rows): (&Writing, usize),
     done: &mut Taken<'_>,
 ) -> Result<()> {
-    let rows = rows.max(writing.num_samples);
     let options = BatchOptions { rows, queue: asked.len(), ..BatchOptions::default() };
     let batch = Batch::new(decoder, options);
     let (said, heard) = mpsc::channel();
@@ -96,7 +94,7 @@ pub fn write(
             constraint: None,
         };
         let ear = Ear::new(at, writing.num_samples, said.clone(), gone.clone());
-        let refused = |why: nanochat_engine::batch::Refused| Error::Answer { why: why.to_string() };
+        let refused = |why: Refused| Error::Answer { why: why.to_string() };
         batch.submit(request, Box::new(ear)).map_err(refused)?;
     }
     drop(said);
@@ -107,7 +105,7 @@ pub fn write(
     match hands.failed {
         Some(e) => Err(e),
         None if hands.next < asked.len() => {
-            Err(Error::Answer { why: format!("prompt {} was left without", hands.next) })
+            Err(Error::Answer { why: format!("prompt {} was left without one", hands.next) })
         }
         None => Ok(()),
     }
