@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
-use nanochat_data::tasks::{self, Which, starter};
+use nanochat_data::tasks::{self, Which, custom, starter};
 use nanochat_gpt::checkpoint;
 use nanochat_tokenizer::Tokenizer;
 use nanochat_train::answers::ROWS;
@@ -61,6 +61,12 @@ pub struct RlArgs {
     /// What is asked.
     #[arg(long, value_enum, default_value_t = TaskFlag::Starter)]
     pub task: TaskFlag,
+    /// Questions of your own to learn from, in place of --task (docs/EVALS.md says how they look).
+    #[arg(long, conflicts_with = "task")]
+    pub task_file: Option<PathBuf>,
+    /// Questions of your own to test by; none: those of --task-file.
+    #[arg(long, requires = "task_file")]
+    pub test_file: Option<PathBuf>,
     /// A folder of downloaded data; none: `$NANOCHAT_DATA_DIR`, else the base directory.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -227,6 +233,12 @@ pub fn questions(
     Ok(TaskQuestions::new(train, test)?)
 }
 
+/// Questions of one's own.
+fn own_questions(train: &Path, test: Option<&Path>) -> Result<TaskQuestions> {
+    let (learned, asked) = (custom::load(train)?, custom::load(test.unwrap_or(train))?);
+    Ok(TaskQuestions::new(learned, asked)?)
+}
+
 /// Runs the command.
 pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
     args.check()?;
@@ -249,7 +261,10 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         }
     };
     let seed = global.seed;
-    let questions = questions(args.task, args.data_dir.as_deref(), (seed, args.eval_examples))?;
+    let questions = match &args.task_file {
+        Some(file) => own_questions(file, args.test_file.as_deref())?,
+        None => questions(args.task, args.data_dir.as_deref(), (seed, args.eval_examples))?,
+    };
     let recipe = args.recipe(&questions, seed);
     let be = global.backend()?;
     let options = StageOptions { resume: args.resume, seed, eval_tokens_given: false, survival };
