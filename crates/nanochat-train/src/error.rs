@@ -164,6 +164,12 @@ pub enum Error {
         /// What the model holds.
         most: usize,
     },
+    /// An answer that was not written to its end.
+    #[error("an answer could not be written: {why}")]
+    Answer {
+        /// What the batch said.
+        why: String,
+    },
     /// Metrics or a log cannot be written.
     #[error("{file}: {source}")]
     Io {

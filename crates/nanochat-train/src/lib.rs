@@ -11,9 +11,11 @@
 //! | [`resume`] | a trainer's state to and from a checkpoint |
 //! | [`survival`], [`guard`], [`stop`] | full disks, steps that must not reach the weights, being asked to stop |
 //! | [`metrics`] | step lines and `metrics.jsonl` |
+//! | [`answers`] | many prompts answered at once, for [`rl`] and [`eval`] |
 //! | [`eval`] | bits per byte, CORE, chat tasks, held-out questions |
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod base;
 pub mod batch_size;
 pub mod error;

@@ -91,6 +91,7 @@ fn run_in(dir: &Path, recipe: &RlRecipe, resume: Option<PathBuf>) -> Result<Ran>
         questions: &Letters,
         reference: Some(&reference),
         resume,
+        rows: 64,
         survival: &Survival::default(),
     };
     let outcome = rl::run(rl, &mut trainer, &mut told)?;

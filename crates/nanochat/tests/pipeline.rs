@@ -81,6 +81,40 @@ fn a_tiny_speedrun_trains_talks_and_reports() {
 }
 
 #[test]
+fn a_tiny_speedrun_learns_from_reward_and_asks_after_every_stage() {
+    let base = tempfile::tempdir().expect("a folder");
+    let run = base.path().join("run");
+    let dir = run.to_str().expect("a name in UTF-8");
+    let done = nanochat(base.path(), &["speedrun", "--preset", "tiny", "--rl", "--run", dir]);
+    assert!(done.status.success(), "{}", text(&done));
+    assert!(text(&done).contains("| Average reward: "), "{}", text(&done));
+    for stage in ["base", "sft", "rl"] {
+        let items = std::fs::read_to_string(run.join("evals").join(stage).join("held_out.jsonl"));
+        // Seven kinds, four of each.
+        assert_eq!(items.expect("graded items").lines().count(), 28, "{stage}");
+    }
+    let summary = json(&run, "summary.json");
+    assert!(summary["scores"]["mental_arithmetic"].is_number(), "{summary}");
+    assert!(summary["stages"]["rl"]["seconds"].as_f64() > Some(0.0), "{summary}");
+    let report = std::fs::read_to_string(run.join("report.md")).expect("a report");
+    assert!(report.contains("| task | BASE | SFT | RL | items |"), "{report}");
+    assert!(report.contains("| multiple choice |") && report.contains("pass@1 from"), "{report}");
+    let page = std::fs::read_to_string(run.join("report.html")).expect("a report");
+    for said in ["Reinforcement", "The same questions after each stage", "Answers at step 2"] {
+        assert!(page.contains(said), "no {said:?} in the page");
+    }
+
+    // A stage that is lost is made again, and the run ends the same.
+    let weights = |file: &str| std::fs::read(run.join(file)).expect("weights");
+    let before = weights("rl/step-000002/model.safetensors");
+    std::fs::remove_dir_all(run.join("rl")).expect("a stage");
+    let flags = ["speedrun", "--preset", "tiny", "--rl", "--run", dir, "--resume"];
+    let again = nanochat(base.path(), &flags);
+    assert!(again.status.success(), "{}", text(&again));
+    assert!(weights("rl/step-000002/model.safetensors") == before, "other weights");
+}
+
+#[test]
 fn an_interrupted_speedrun_resumes_to_the_same_model() {
     let base = tempfile::tempdir().expect("a folder");
     let (whole, cut) = (base.path().join("whole"), base.path().join("cut"));

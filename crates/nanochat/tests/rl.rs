@@ -95,7 +95,18 @@ fn a_finetuned_run_learns_from_its_answers_and_resumes() {
     let other = nanochat(home, &[SIZES, "--num-iterations 2 --resume --temperature 0.5"]);
     assert!(!other.status.success() && said(&other).contains("temperature"), "{}", said(&other));
 
+    let own = "{\"question\":\"Say yes.\",\"answer\":\"yes\"}\n{\"question\":\"6 times 7?\",\"answer\":42}\n";
+    std::fs::write(home.join("own.jsonl"), own).expect("questions");
+    std::fs::remove_dir_all(home.join("run/rl")).expect("a stage");
+    let flags = [SIZES, "--num-iterations 1 --task-file own.jsonl"];
+    let learned = nanochat(home, &flags);
+    assert!(learned.status.success() && said(&learned).contains("own:2"), "{}", said(&learned));
+    std::fs::remove_dir_all(home.join("run/rl")).expect("a stage");
+    let mental = nanochat(home, &[SIZES, "--num-iterations 1 --task mental"]);
+    assert!(mental.status.success() && said(&mental).contains("mental:"), "{}", said(&mental));
+
     for (flags, why) in [
+        ("--task-file none.jsonl", "none.jsonl"),
         ("--num-samples 1", "nothing is learned"),
         ("--examples-per-step 0", "at least 1"),
         ("--task gsm8k", "gsm8k/train.jsonl"),

@@ -16,7 +16,7 @@ pub(super) struct Problem {
     pub(super) call: String,
     /// What it answers.
     pub(super) result: i64,
-    answer: String,
+    pub(super) answer: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn digits(n: u32, rng: &mut Rng) -> i64 {
 }
 
 /// The result; what the calculator says for the call `a op b`.
-fn apply(op: char, a: i64, b: i64) -> i64 {
+pub(super) fn apply(op: char, a: i64, b: i64) -> i64 {
     match op {
         '+' => a + b,
         '-' => a - b,
@@ -90,7 +90,7 @@ fn apply(op: char, a: i64, b: i64) -> i64 {
 }
 
 /// How an operator is written in a call: division is whole, since ours leave no remainder.
-fn sign(op: char) -> &'static str {
+pub(super) fn sign(op: char) -> &'static str {
     match op {
         '+' => "+",
         '-' => "-",
@@ -99,7 +99,7 @@ fn sign(op: char) -> &'static str {
     }
 }
 
-fn word(op: char) -> &'static str {
+pub(super) fn word(op: char) -> &'static str {
     match op {
         '+' => "plus",
         '-' => "minus",

@@ -17,17 +17,20 @@ pub enum TestKind {
     LetterCount,
     /// Stories of a hero, a place and a problem never seen together.
     Stories,
+    /// Small sums without the calculator, of operands never seen together.
+    MentalArithmetic,
 }
 
 impl TestKind {
     /// Every kind, in the order of reports.
-    pub const ALL: [TestKind; 6] = [
+    pub const ALL: [TestKind; 7] = [
         TestKind::Arithmetic,
         TestKind::Facts,
         TestKind::MultipleChoice,
         TestKind::Spelling,
         TestKind::LetterCount,
         TestKind::Stories,
+        TestKind::MentalArithmetic,
     ];
 
     /// The name in reports and on the command line.
@@ -39,6 +42,7 @@ impl TestKind {
             TestKind::Spelling => "spelling",
             TestKind::LetterCount => "letter_count",
             TestKind::Stories => "stories",
+            TestKind::MentalArithmetic => "mental_arithmetic",
         }
     }
 }
@@ -102,9 +106,49 @@ impl TestItem {
         }
     }
 
+    /// The reference answer, without its tool call.
+    pub fn reference(&self) -> String {
+        match self.conversation.messages.last().map(|m| &m.content) {
+            Some(Content::Text(text)) => text.clone(),
+            Some(Content::Parts(parts)) => {
+                let text = |part: &Part| match part {
+                    Part::Text(text) => Some(text.clone()),
+                    Part::Python(_) | Part::PythonOutput(_) => None,
+                };
+                parts.iter().filter_map(text).collect()
+            }
+            None => String::new(),
+        }
+    }
+
+    /// What an answer must have to be right, in words.
+    pub fn wants(&self) -> String {
+        let tool = match self.kind {
+            TestKind::MentalArithmetic => ", without the calculator",
+            _ if self.requires_tool() => ", by the calculator",
+            _ => "",
+        };
+        let what = match &self.answer {
+            Grade::Number(n) => format!("the last number is {n}"),
+            Grade::Contains(any) => format!("says {}", any.join(" or ")),
+            Grade::Mentions(all) => format!("mentions {}", all.join(", ")),
+            Grade::Letter(c) => format!("the letter {c} alone"),
+            Grade::Spelled(word) => format!("the letters of {word}"),
+        };
+        what + tool
+    }
+
     /// Whether `answer` (the text the user sees, without the tool calls) is right.
     pub fn grade(&self, answer: &str) -> bool {
         self.answer.accepts(answer)
+    }
+
+    /// Whether an answer that called the calculator, or did not, may count.
+    pub fn allows_tool_use(&self, called: bool) -> bool {
+        match self.kind {
+            TestKind::MentalArithmetic => !called,
+            _ => called || !self.requires_tool(),
+        }
     }
 
     /// Whether the reference answer calls the calculator.

@@ -103,6 +103,8 @@ pub(super) enum Talk {
     Choice,
     /// A sum, solved with the calculator.
     Arithmetic,
+    /// A small sum, done in the head.
+    Mental,
     /// Letters of a word, counted with the calculator.
     LetterCount,
     /// Letters of a word, said.
@@ -123,6 +125,7 @@ pub(super) const TALK: &[(Talk, usize)] = &[
     (Talk::Village, 5),
     (Talk::Choice, 27),
     (Talk::Arithmetic, 10),
+    (Talk::Mental, 4),
     (Talk::LetterCount, 4),
     (Talk::Spelling, 37),
     (Talk::Story, 9),

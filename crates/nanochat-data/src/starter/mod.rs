@@ -15,6 +15,7 @@ mod drill;
 mod exchange;
 mod facts;
 mod grade;
+mod mental;
 mod mix;
 mod rng;
 mod smalltalk;
@@ -134,6 +135,18 @@ impl Starter {
             .collect()
     }
 
+    /// The first `n` small sums to practise: drawn as conversations draw them, none of them held out.
+    pub fn mental_practice(&self, n: usize) -> Vec<TestItem> {
+        let item = |i: u64| {
+            let problem =
+                mental::draw(self.seed, false, &mut Rng::new(self.seed, Stream::Practice, i));
+            let (kind, answer) = (TestKind::MentalArithmetic, problem.grade());
+            let conversation = conversation(vec![mental::exchange(problem)]);
+            TestItem { kind, conversation, answer }
+        };
+        (0..n as u64).map(item).collect()
+    }
+
     /// A random order of what a kind has a list of; empty for kinds that draw.
     fn order(&self, kind: TestKind) -> Vec<usize> {
         let len = match kind {
@@ -162,6 +175,11 @@ impl Starter {
             TestKind::Spelling => self.words.test(at, rng),
             TestKind::LetterCount => self.words.count_test(at, rng),
             TestKind::Stories => self.stories.test(rng),
+            TestKind::MentalArithmetic => {
+                let problem = mental::draw(self.seed, true, rng);
+                let grade = problem.grade();
+                (mental::exchange(problem), grade)
+            }
         }
     }
 
@@ -197,6 +215,7 @@ impl Starter {
             Talk::Village => self.village.facts.exchange(rng),
             Talk::Choice => self.source().draw(false, rng).exchange(),
             Talk::Arithmetic => arithmetic::draw(self.seed, false, names, rng).exchange(),
+            Talk::Mental => mental::exchange(mental::draw(self.seed, false, rng)),
             Talk::LetterCount => self.words.count_exchange(rng),
             Talk::Spelling => self.words.exchange(rng),
             Talk::Story => self.stories.exchange(rng),

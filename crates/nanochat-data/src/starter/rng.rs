@@ -23,6 +23,8 @@ pub(super) enum Stream {
     Conversation = 4,
     /// Test items.
     Test = 5,
+    /// Questions to learn from by reward.
+    Practice = 6,
 }
 
 /// A SplitMix64 generator.

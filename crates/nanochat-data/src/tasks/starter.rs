@@ -3,7 +3,7 @@
 use nanochat_tokenizer::chat::{Content, Part};
 
 use super::{Answer, ChatTask, Question};
-use crate::starter::{Grade, Starter, TestKind};
+use crate::starter::{Grade, Starter, TestItem, TestKind};
 
 /// Conversations that are looked through for each question that is wanted, at most.
 const LOOKED_AT: u64 = 100;
@@ -32,13 +32,27 @@ pub fn train(seed: u64, n: usize) -> ChatTask {
 
 /// The first `n` held-out sums: operands that training never shows together.
 pub fn test(seed: u64, n: usize) -> ChatTask {
-    let items = Starter::new(seed).test(TestKind::Arithmetic, n).into_iter().enumerate();
-    let question = |(i, item): (usize, crate::starter::TestItem)| Question {
+    of("starter", Starter::new(seed).test(TestKind::Arithmetic, n))
+}
+
+/// The first `n` small sums to practise without the calculator.
+pub fn mental_train(seed: u64, n: usize) -> ChatTask {
+    of("mental", Starter::new(seed).mental_practice(n))
+}
+
+/// The first `n` held-out small sums: operands that nothing in training shows together.
+pub fn mental_test(seed: u64, n: usize) -> ChatTask {
+    of("mental", Starter::new(seed).test(TestKind::MentalArithmetic, n))
+}
+
+fn of(name: &str, items: Vec<TestItem>) -> ChatTask {
+    let question = |(i, item): (usize, TestItem)| Question {
         id: i.to_string(),
         conversation: item.conversation,
         answer: Answer::Words(item.answer),
     };
-    ChatTask { name: "starter".into(), baseline: 0.0, questions: items.map(question).collect() }
+    let questions = items.into_iter().enumerate().map(question).collect();
+    ChatTask { name: name.into(), baseline: 0.0, questions }
 }
 
 #[cfg(test)]
@@ -48,11 +62,15 @@ mod tests {
 
     #[test]
     fn references_are_right_by_their_own_grade() {
-        let (train, test) = (train(42, 30), test(42, 30));
-        assert_eq!((train.questions.len(), test.questions.len()), (30, 30));
-        for question in train.questions.iter().chain(&test.questions) {
-            let verdict = question.answer.grade(&question.reference(), &NoRunner).expect("words");
-            assert!(verdict.right, "{}: {}", question.text(), question.reference());
+        for (train, test) in
+            [(train(42, 30), test(42, 30)), (mental_train(42, 30), mental_test(42, 30))]
+        {
+            assert_eq!((train.questions.len(), test.questions.len()), (30, 30));
+            for question in train.questions.iter().chain(&test.questions) {
+                let verdict =
+                    question.answer.grade(&question.reference(), &NoRunner).expect("words");
+                assert!(verdict.right, "{}: {}", question.text(), question.reference());
+            }
         }
     }
 }

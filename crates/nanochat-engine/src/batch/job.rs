@@ -144,7 +144,7 @@ impl<'t> Job<'t> {
     /// The prompt is all that was asked for.
     pub fn end_without_answer(&mut self) {
         for row in 0..self.rows.len() {
-            self.end(row, Finish::MaxTokens, Vec::new());
+            self.end(row, (Finish::MaxTokens, None), Vec::new());
         }
     }
 
@@ -163,7 +163,7 @@ impl<'t> Job<'t> {
         let mut pieces = Vec::new();
         let is_forced = forced.is_some();
         match self.take_in(r, (id, is_forced), &mut pieces).map_err(|e| e.to_string())? {
-            Some(Finish::Eot) => self.end(r, Finish::Eot, pieces),
+            Some(Finish::Eot) => self.end(r, (Finish::Eot, Some(id)), pieces),
             finish => {
                 if let (Some(form), false) = (&mut self.rows[r].form, is_forced) {
                     form.state.accept(id)?;
@@ -173,7 +173,7 @@ impl<'t> Job<'t> {
                 if let Some(finish) = finish.or(full.then_some(Finish::MaxTokens)) {
                     let mut held = Vec::new();
                     self.rows[r].text.flush(&mut held);
-                    self.end(r, finish, held);
+                    self.end(r, (finish, None), held);
                 }
             }
         }
@@ -215,9 +215,9 @@ impl<'t> Job<'t> {
         Ok(stopped.then_some(Finish::StopString))
     }
 
-    fn end(&mut self, row: usize, finish: Finish, pieces: Vec<Piece>) {
+    fn end(&mut self, row: usize, (finish, terminal): (Finish, Option<u32>), pieces: Vec<Piece>) {
         self.rows[row].is_over = true;
-        self.say(Update::Ended { row, finish, pieces });
+        self.say(Update::Ended { row, finish, terminal, pieces });
         if self.is_over() {
             self.usage.total_s = self.arrived.elapsed().as_secs_f64();
             self.listener.hear(Update::Done(self.usage));

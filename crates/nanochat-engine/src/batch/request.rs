@@ -93,6 +93,8 @@ pub enum Update {
         row: usize,
         /// Why.
         finish: Finish,
+        /// The id that ended the turn, if [`Finish::Eot`].
+        terminal: Option<u32>,
         /// What had been held back.
         pieces: Vec<Piece>,
     },

@@ -183,7 +183,7 @@ impl Said {
                 state.add(pieces);
                 first + row..first + row + 1
             }
-            Update::Ended { row, finish, pieces } if row < self.n => {
+            Update::Ended { row, finish, pieces, .. } if row < self.n => {
                 let state = &mut self.rows[first + row];
                 state.add(pieces);
                 state.finish = Some(finish_reason(finish));

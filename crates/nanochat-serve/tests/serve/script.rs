@@ -179,7 +179,7 @@ fn play(script: &Script, request: &Request, mut listener: Box<dyn Listener>) {
             }
             _ => {}
         }
-        listener.hear(Update::Ended { row, finish, pieces: Vec::new() });
+        listener.hear(Update::Ended { row, finish, terminal: None, pieces: Vec::new() });
     }
     listener.hear(Update::Done(Usage {
         prompt_tokens,

@@ -5,12 +5,14 @@
 use std::time::Instant;
 
 use nanochat_data::tasks::{Answer, ChatTask, Question, Runner};
-use nanochat_engine::generate::{Engine, GenerateOptions};
+use nanochat_engine::generate::Row;
+use nanochat_engine::rng::uniform;
 use nanochat_engine::sample::SampleOptions;
 use nanochat_tokenizer::{Tokenizer, chat};
 
 use super::likelihood::EvalModel;
 use super::{Graded, Progress, TaskScore};
+use crate::answers::{Asked, Writing};
 use crate::{Error, Result};
 
 /// Categorical questions whose prompts are held together.
@@ -23,7 +25,7 @@ pub struct ChatOptions {
     pub num_samples: usize,
     /// Most tokens of an answer.
     pub max_new_tokens: usize,
-    /// How they are drawn. Question i draws with the rows after those of question i - 1.
+    /// How they are drawn; every question has a seed of its own, from this one's and its number.
     pub sample: SampleOptions,
 }
 
@@ -54,10 +56,7 @@ pub fn evaluate(
     for some in letters.chunks(CHUNK) {
         choose(model, tokenizer, &task.name, some, &mut take)?;
     }
-    for (i, question) in written {
-        let row = (i * options.num_samples) as u64;
-        take(write(model, tokenizer, &task.name, question, row, options, runner)?)?;
-    }
+    write(model, tokenizer, &task.name, &written, (options, runner), &mut take)?;
     let score = right / n.max(1) as f64;
     let centered = (score - task.baseline) / (1.0 - task.baseline);
     let seconds = start.elapsed().as_secs_f64();
@@ -114,24 +113,36 @@ fn write(
     model: &mut dyn EvalModel,
     tokenizer: &Tokenizer,
     task: &str,
+    questions: &[(usize, &Question)],
+    (options, runner): (&ChatOptions, &dyn Runner),
+    take: &mut dyn FnMut(Graded) -> Result<()>,
+) -> Result<()> {
+    let most = model.decoder().max_len();
+    let asked = questions.iter().map(|(i, question)| {
+        let seed = uniform(options.sample.seed(), *i as u64, 0) * (1u64 << 53) as f64;
+        let sample = options.sample.clone().with_seed(seed as u64);
+        Ok(Asked { prompt: prompt(tokenizer, question, most)?, sample })
+    });
+    let asked = asked.collect::<Result<Vec<_>>>()?;
+    let writing = Writing {
+        num_samples: options.num_samples,
+        max_tokens: options.max_new_tokens,
+        tools: true,
+    };
+    model.write(tokenizer, &asked, &writing, &mut |at, rows| {
+        take(grade(tokenizer, task, questions[at].1, &rows, runner)?)
+    })
+}
+
+fn grade(
+    tokenizer: &Tokenizer,
+    task: &str,
     question: &Question,
-    first_row: u64,
-    options: &ChatOptions,
+    rows: &[Row],
     runner: &dyn Runner,
 ) -> Result<Graded> {
-    let decoder = model.decoder();
-    let ids = prompt(tokenizer, question, decoder.max_len())?;
-    decoder.reset();
-    let options = GenerateOptions {
-        n: options.num_samples,
-        first_row,
-        ..GenerateOptions::new(options.sample.clone(), options.max_new_tokens)
-    };
-    let generation = Engine::new(decoder, tokenizer)?
-        .generate(&ids, &options, |_| std::ops::ControlFlow::Continue(()))?;
-    decoder.reset();
     let (mut answers, mut right, mut why) = (Vec::new(), 0, String::new());
-    for row in &generation.rows {
+    for row in rows {
         let answer = tokenizer.decode(&row.ids).map_err(nanochat_engine::Error::from)?;
         // Words are looked for in words alone; the rest is graded as upstream grades it.
         let verdict = match &question.answer {

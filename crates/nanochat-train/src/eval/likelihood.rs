@@ -2,12 +2,15 @@
 //!
 //! [`Plain`] answers with any decoder, one token at a time: the reference. [`Batched`] answers with
 //! nanochat's: what the candidates of an item have in common is computed once (its KV pages are
-//! shared), short items run together, sorted by length, and the head sees only what is asked for.
+//! shared), short items run together, sorted by length, and the head sees only what is asked for;
+//! answers are written many at once, if it is told how.
 
 use nanochat_gpt::model::{Decoder, likeliest};
 use nanochat_gpt::nano::decode::{NanoDecoder, Scored, Wanted};
+use nanochat_tokenizer::Tokenizer;
 
 use crate::Result;
+use crate::answers::{Asked, OneByOne, Taken, Together, Writer, Writing};
 
 /// Ids, of which those from `from` on are asked for (`from >= 1`: something must come before).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,19 @@ pub trait EvalModel {
 
     /// Scores the candidates of every item; `done` is told of items as they are ready, in any order.
     fn score(&mut self, items: &[Vec<Candidate>], done: &mut Done<'_>) -> Result<()>;
+
+    /// Writes the answers to prompts.
+    ///
+    /// Errors: as [`Writer::write`].
+    fn write(
+        &mut self,
+        tokenizer: &Tokenizer,
+        asked: &[Asked],
+        writing: &Writing,
+        done: &mut Taken<'_>,
+    ) -> Result<()> {
+        OneByOne(self.decoder()).write(tokenizer, asked, writing, done)
+    }
 
     /// Logits (V) after each prompt.
     fn next_logits(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>>;
@@ -124,12 +140,18 @@ const PASS_TOKENS: usize = 64;
 pub struct Batched<'a> {
     decoder: NanoDecoder<'a>,
     share: bool,
+    writer: Option<Together<'a>>,
 }
 
 impl<'a> Batched<'a> {
     /// With `share` false every candidate runs whole: the baseline.
     pub fn new(decoder: NanoDecoder<'a>, share: bool) -> Self {
-        Self { decoder, share }
+        Self { decoder, share, writer: None }
+    }
+
+    /// Answers are written many at once.
+    pub fn writing(self, writer: Together<'a>) -> Self {
+        Self { writer: Some(writer), ..self }
     }
 
     /// Ids that all candidates begin with, and that are not asked for by any.
@@ -221,6 +243,19 @@ fn batches(
 impl EvalModel for Batched<'_> {
     fn decoder(&mut self) -> &mut dyn Decoder {
         &mut self.decoder
+    }
+
+    fn write(
+        &mut self,
+        tokenizer: &Tokenizer,
+        asked: &[Asked],
+        writing: &Writing,
+        done: &mut Taken<'_>,
+    ) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => writer.write(tokenizer, asked, writing, done),
+            None => OneByOne(&mut self.decoder).write(tokenizer, asked, writing, done),
+        }
     }
 
     fn score(&mut self, items: &[Vec<Candidate>], done: &mut Done<'_>) -> Result<()> {

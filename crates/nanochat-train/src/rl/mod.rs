@@ -4,7 +4,8 @@
 //! ```text
 //! questions of a step -> num_samples answers each -> rewards -> advantages -> one train step
 //! ```
-//! Rollouts and training share the weights: a decoder is made of the trainer's model anew in each step.
+//! Rollouts and training share the weights: a decoder is made of the trainer's model anew in each step, and
+//! all answers of the step are its rows ([`crate::answers`]).
 
 pub mod objective;
 mod passes;
@@ -14,7 +15,6 @@ pub mod rollout;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::{Nano, checkpoint};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use self::objective::Objective;
 use self::passes::{Pass, Served};
 use self::questions::{Part, Questions};
-use self::rollout::{Sample, Sampling, roll, seed_of};
+use self::rollout::{Draw, Sample, Sampling, roll, seed_of};
 use crate::base::Outcome;
 use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
 use crate::optim::LearningRates;
@@ -72,6 +72,9 @@ const MOMENTUM: f64 = 0.95;
 /// Samples of a question in a test: pass@1 to pass@8.
 const TEST_SAMPLES: usize = 8;
 
+/// Questions of a test whose answers go into its row.
+const SHOWN: usize = 4;
+
 /// Seed of tests: the same draws in every test.
 const TEST_SEED: u64 = 42;
 
@@ -97,6 +100,9 @@ pub struct RlRun<'a> {
     pub reference: Option<&'a Nano>,
     /// Goes on from this step's directory.
     pub resume: Option<PathBuf>,
+    /// Rows that are drawn at once: more are faster, and take more memory for keys and values. On a CPU
+    /// the answers are the same ones.
+    pub rows: usize,
     /// What happens to it that nobody planned.
     pub survival: &'a Survival,
 }
@@ -200,28 +206,35 @@ pub fn run(run: RlRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) ->
 /// Draws the answers of a step: the questions follow each other over the steps, again and again.
 fn rollouts(run: &RlRun<'_>, trainer: &Trainer<'_>, step: u64) -> Result<Rollouts> {
     let start = Instant::now();
-    let (recipe, model) = (run.recipe, trainer.model);
-    let mut decoder = NanoDecoder::new(trainer.be, model, model.config().sequence_len)?;
-    let n = recipe.examples_per_step;
-    let mut samples = Vec::with_capacity(n);
-    for i in 0..n {
+    let (recipe, n) = (run.recipe, run.recipe.examples_per_step);
+    let draw = |i: usize| {
         let at = (step as usize * n + i) % run.questions.len(Part::Train).max(1);
-        let question = run.questions.get(Part::Train, at)?;
-        let seed = seed_of(recipe.seed, step, i);
-        let drawn = roll(&mut decoder, run.tokenizer, &question, &recipe.sampling, seed)?;
-        if !drawn.is_empty() {
-            samples.push(drawn);
-        }
-    }
+        (Part::Train, at, seed_of(recipe.seed, step, i))
+    };
+    let draws: Vec<Draw> = (0..n).map(draw).collect();
+    let mut samples = run.roll(trainer, &draws, &recipe.sampling)?;
+    samples.retain(|drawn| !drawn.is_empty());
     if samples.is_empty() {
         let detail = format!(
             "no prompt of the {n} questions of step {step} fits into the model's {} tokens: take a model \
              with a longer context, or another task",
-            model.config().sequence_len
+            trainer.model.config().sequence_len
         );
         return Err(Error::Recipe { what: "--task", detail });
     }
     Ok(Rollouts { samples, seconds: start.elapsed().as_secs_f64() })
+}
+
+impl RlRun<'_> {
+    fn roll(
+        &self,
+        trainer: &Trainer<'_>,
+        draws: &[Draw],
+        sampling: &Sampling,
+    ) -> Result<Vec<Vec<Sample>>> {
+        let model = (trainer.be, trainer.model);
+        roll(model, self.tokenizer, self.questions, draws, (sampling, self.rows))
+    }
 }
 
 /// The part of a step that changes the weights.
@@ -277,6 +290,17 @@ impl Learning<'_, '_, '_> {
     }
 }
 
+/// The answers to the first questions of a test, for a reader.
+fn shown(run: &RlRun<'_>, answers: &[Vec<Sample>]) -> Result<Vec<Value>> {
+    let one = |(i, samples): (usize, &Vec<Sample>)| {
+        let question = run.questions.get(Part::Test, i)?.text();
+        let said = |s: &Sample| json!({"text": s.text, "reward": s.reward});
+        let samples: Vec<Value> = samples.iter().map(said).collect();
+        Ok(json!({"question": question, "answers": samples}))
+    };
+    answers.iter().take(SHOWN).enumerate().map(one).collect()
+}
+
 /// Shares of test questions that at least one of the first k samples answers, k = 1..8.
 fn test(
     run: &RlRun<'_>,
@@ -285,15 +309,13 @@ fn test(
     out: &mut dyn Observer,
 ) -> Result<Value> {
     let start = Instant::now();
-    let (recipe, model) = (run.recipe, trainer.model);
-    let mut decoder = NanoDecoder::new(trainer.be, model, model.config().sequence_len)?;
+    let recipe = run.recipe;
     let sampling = Sampling { num_samples: TEST_SAMPLES, ..recipe.sampling.clone() };
     let n = recipe.eval_examples.min(run.questions.len(Part::Test));
+    let draws: Vec<Draw> = (0..n).map(|i| (Part::Test, i, seed_of(TEST_SEED, 0, i))).collect();
+    let answers = run.roll(trainer, &draws, &sampling)?;
     let mut passed = [0usize; TEST_SAMPLES];
-    for i in 0..n {
-        let question = run.questions.get(Part::Test, i)?;
-        let seed = seed_of(TEST_SEED, 0, i);
-        let samples = roll(&mut decoder, run.tokenizer, &question, &sampling, seed)?;
+    for samples in &answers {
         // A question that was not answered, because its prompt does not fit, is not passed.
         let first = samples.iter().position(|s| s.reward >= 1.0).unwrap_or(TEST_SAMPLES);
         passed[first..].iter_mut().for_each(|p| *p += 1);
@@ -307,5 +329,6 @@ fn test(
     for (k, s) in share.iter().enumerate() {
         row[format!("pass@{}", k + 1)] = json!(s);
     }
+    row["samples"] = Value::Array(shown(run, &answers)?);
     Ok(row)
 }

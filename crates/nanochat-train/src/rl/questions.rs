@@ -2,7 +2,7 @@
 
 use nanochat_data::Task;
 use nanochat_data::tasks::{ChatTask, NoRunner};
-use nanochat_tokenizer::Conversation;
+use nanochat_tokenizer::chat::{Content, Conversation, Role};
 
 use crate::{Error, Result};
 
@@ -25,6 +25,17 @@ pub struct Question {
     /// From the text that a reader sees, without tool calls, to a reward; 1 is right, 0 wrong. The model
     /// has no other way to it.
     pub grade: Grader,
+}
+
+impl Question {
+    /// The words of the last user turn.
+    pub fn text(&self) -> String {
+        let user = self.conversation.messages.iter().rev().find(|m| m.role == Role::User);
+        match user.map(|m| &m.content) {
+            Some(Content::Text(text)) => text.clone(),
+            _ => String::new(),
+        }
+    }
 }
 
 /// A set of questions.

@@ -1,17 +1,18 @@
 //! Questions to graded samples, and samples to rows that a train step takes.
 
-use std::ops::ControlFlow;
-
+use nanochat_compute::Backend;
+use nanochat_compute::ops::WeightFormat;
 use nanochat_data::{Batch, IGNORE};
-use nanochat_engine::generate::{Engine, GenerateOptions};
+use nanochat_engine::generate::Row;
 use nanochat_engine::rng::uniform;
 use nanochat_engine::sample::SampleOptions;
-use nanochat_gpt::model::Decoder;
+use nanochat_gpt::Nano;
 use nanochat_tokenizer::{Special, Tokenizer, chat};
 use serde::{Deserialize, Serialize};
 
-use super::questions::Question;
+use super::questions::{Part, Question, Questions};
 use crate::Result;
+use crate::answers::{Asked, Together, Writer, Writing};
 
 /// How answers are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,43 +51,67 @@ pub fn seed_of(seed: u64, step: u64, i: usize) -> u64 {
     (uniform(seed, i as u64, step) * (1u64 << 53) as f64) as u64
 }
 
-/// Draws the samples of a question and grades them; none if the model cannot hold its prompt and an id.
-///
-/// Errors: those of the engine.
-pub fn roll(
-    decoder: &mut dyn Decoder,
-    tokenizer: &Tokenizer,
-    question: &Question,
-    sampling: &Sampling,
-    seed: u64,
-) -> Result<Vec<Sample>> {
-    let prompt = chat::render_for_completion(tokenizer, &question.conversation)
-        .map_err(nanochat_engine::Error::from)?;
-    if prompt.len() >= decoder.max_len() {
-        return Ok(Vec::new());
-    }
-    let sample = SampleOptions::new(sampling.temperature, sampling.top_k, seed)?;
-    let options = GenerateOptions {
-        n: sampling.num_samples,
-        tools: sampling.tools,
-        ..GenerateOptions::new(sample, sampling.max_new_tokens)
-    };
-    let generation = Engine::new(decoder, tokenizer)?
-        .generate(&prompt, &options, |_| ControlFlow::Continue(()))?;
-    let graded = generation.rows.into_iter().map(|row| {
-        let text = row.text();
-        let answer_tokens = row.ids.len();
-        let (mut ids, mut drawn) = (prompt.clone(), vec![false; prompt.len()]);
-        drawn.extend(row.mask.iter().map(|&m| m == 1));
-        ids.extend(&row.ids);
-        if let Some(end) = row.terminal.filter(|_| sampling.train_end_of_turn) {
-            ids.push(end);
-            drawn.push(true);
+impl Sampling {
+    /// What the engine is told, but for the seed.
+    pub fn writing(&self) -> Writing {
+        Writing {
+            num_samples: self.num_samples,
+            max_tokens: self.max_new_tokens,
+            tools: self.tools,
         }
-        let reward = (question.grade)(&text);
-        Sample { ids, drawn, text, reward, answer_tokens }
-    });
-    Ok(graded.collect())
+    }
+}
+
+/// Questions to ask, each with its seed.
+pub type Draw = (Part, usize, u64);
+
+/// Draws the samples of every question and grades them, `rows` rows at once; none for a question whose
+/// prompt and an id the model cannot hold.
+///
+/// Errors: those of the questions and the engine.
+pub fn roll(
+    (be, model): (&dyn Backend, &Nano),
+    tokenizer: &Tokenizer,
+    questions: &dyn Questions,
+    draws: &[Draw],
+    (sampling, rows): (&Sampling, usize),
+) -> Result<Vec<Vec<Sample>>> {
+    let max_len = model.config().sequence_len;
+    let (mut asked, mut whose) = (Vec::new(), Vec::new());
+    for (i, (part, at, seed)) in draws.iter().enumerate() {
+        let question = questions.get(*part, *at)?;
+        let prompt = chat::render_for_completion(tokenizer, &question.conversation)
+            .map_err(nanochat_engine::Error::from)?;
+        if prompt.len() < max_len {
+            let sample = SampleOptions::new(sampling.temperature, sampling.top_k, *seed)?;
+            asked.push(Asked { prompt, sample });
+            whose.push((i, question));
+        }
+    }
+    let mut all = vec![Vec::new(); draws.len()];
+    let mut writer = Together { be, model, format: WeightFormat::Auto, rows, max_len };
+    writer.write(tokenizer, &asked, &sampling.writing(), &mut |at, rows| {
+        let (i, question) = &whose[at];
+        let sample = |row| graded(&asked[at].prompt, row, question, sampling.train_end_of_turn);
+        all[*i] = rows.into_iter().map(sample).collect();
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// An answer as it is learned from.
+fn graded(prompt: &[u32], row: Row, question: &Question, train_end_of_turn: bool) -> Sample {
+    let text = row.text();
+    let answer_tokens = row.ids.len();
+    let (mut ids, mut drawn) = (prompt.to_vec(), vec![false; prompt.len()]);
+    drawn.extend(row.mask.iter().map(|&m| m == 1));
+    ids.extend(&row.ids);
+    if let Some(end) = row.terminal.filter(|_| train_end_of_turn) {
+        ids.push(end);
+        drawn.push(true);
+    }
+    let reward = (question.grade)(&text);
+    Sample { ids, drawn, text, reward, answer_tokens }
 }
 
 /// Lengths of rows are rounded up to a multiple of this many tokens, so that steps are of few shapes.

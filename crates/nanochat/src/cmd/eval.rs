@@ -1,9 +1,10 @@
 //! `nanochat eval`: bits per byte, CORE, chat tasks, held-out questions, per-token losses, samples.
 
-mod chat;
+pub mod chat;
 mod compare;
-mod core;
-mod items;
+pub mod core;
+pub mod held_out;
+pub mod items;
 mod programs;
 
 use std::path::{Path, PathBuf};
@@ -12,16 +13,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use nanochat_compute::Backend;
-use nanochat_data::starter::{Starter, TestKind};
+use nanochat_data::starter::Starter;
 use nanochat_data::{Dataset, Loader, LoaderConfig, Policy};
 use nanochat_engine::{Diversity, Engine, FirstToken, GenerateOptions, SampleOptions};
 use nanochat_gpt::checkpoint::Meta;
 use nanochat_gpt::nano::buffers::{Buffers, Mode, StepPlan};
-use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_gpt::nano::packed::PackedWeights;
 use nanochat_gpt::{Nano, checkpoint};
-use nanochat_train::eval::{bpb, held_out};
-use serde_json::{Map, json};
+use nanochat_train::eval::bpb;
+use serde_json::json;
 
 use crate::batch::Switch;
 use crate::cli::{Dtype, Global, Weights};
@@ -46,7 +46,7 @@ pub enum EvalCommand {
     Compare(compare::CompareArgs),
     /// Held-out questions of the starter corpus: arithmetic, facts, multiple choice, spelling, letter
     /// counts, stories.
-    HeldOut(HeldOutArgs),
+    HeldOut(held_out::HeldOutArgs),
     /// Loss in nats and the likeliest id for every target of given ids; f32 unless --dtype says else.
     #[command(
         after_help = "Example: echo '[[0,5,7,9]]' > ids.json; nanochat eval tokens --model DIR --ids ids.json"
@@ -112,20 +112,6 @@ pub struct BpbArgs {
     pub device_batch_size: usize,
 }
 
-/// Flags of `eval held-out`.
-#[derive(Args, Clone, Debug)]
-pub struct HeldOutArgs {
-    /// Model.
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Items of each kind.
-    #[arg(short = 'x', long, default_value_t = 100)]
-    pub max_problems: usize,
-    /// Prints wrong answers.
-    #[arg(long)]
-    pub show_wrong: bool,
-}
-
 /// Flags of `eval tokens`.
 #[derive(Args, Clone, Debug)]
 pub struct TokensArgs {
@@ -180,7 +166,7 @@ pub fn run(command: &EvalCommand, global: &Global) -> Result<()> {
         EvalCommand::Core(args) => core::run(args, global),
         EvalCommand::Chat(args) => chat::run(args, global),
         EvalCommand::Compare(args) => compare::run(args),
-        EvalCommand::HeldOut(args) => eval_held_out(args, global),
+        EvalCommand::HeldOut(args) => held_out::run(args, global),
         EvalCommand::Tokens(args) => eval_tokens(args, global),
         EvalCommand::Sample(args) => eval_sample(args, global),
     }
@@ -296,31 +282,6 @@ fn eval_bpb(args: &BpbArgs, global: &Global) -> Result<()> {
         "{}",
         json!({"scores": {"bpb": sum.bpb()}, "n": {"bpb": sum.tokens}, "seconds": seconds})
     );
-    Ok(())
-}
-
-fn eval_held_out(args: &HeldOutArgs, global: &Global) -> Result<()> {
-    let be = global.backend()?;
-    let be = &*be;
-    let start = Instant::now();
-    let (model, run) = with_run(be, &args.model)?;
-    let tokenizer = run.tokenizer()?;
-    let starter = Starter::new(global.seed);
-    let (limit, format) = (2 * model.config().sequence_len, args.model.weights.format());
-    let mut decoder = NanoDecoder::with_weights(be, &model, limit, format)?;
-    let (mut scores, mut counts) = (Map::new(), Map::new());
-    for kind in TestKind::ALL {
-        let items = starter.test(kind, args.max_problems);
-        let score = held_out::evaluate(&mut decoder, &tokenizer, kind, &items)?;
-        println!("{:<16} {:5.1} % of {}", score.kind, 100.0 * score.score, items.len());
-        for wrong in score.answers.iter().filter(|a| args.show_wrong && !a.right) {
-            println!("  {} -> {}", one_line(&wrong.question), one_line(&wrong.answer));
-        }
-        scores.insert(score.kind.clone(), json!(score.score));
-        counts.insert(score.kind, json!(items.len()));
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{}", json!({"scores": scores, "n": counts, "seconds": seconds}));
     Ok(())
 }
 

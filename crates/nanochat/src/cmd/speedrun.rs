@@ -1,10 +1,12 @@
-//! `nanochat speedrun`: tokenizer, pretraining, finetuning, evaluation, report, a sample chat - one
-//! command, resumable.
+//! `nanochat speedrun`: tokenizer, pretraining, finetuning, reinforcement if asked for, evaluation after
+//! each, report, a sample chat - one command, resumable.
 
 mod dry_run;
+mod evaluate;
 mod plan;
+mod rl_plan;
+mod talk;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,25 +14,22 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
 use nanochat_compute::eager::Eager;
-use nanochat_data::starter::{Starter, TestKind};
-use nanochat_engine::session::{ChatOptions, Event, Session};
-use nanochat_engine::{Diversity, Engine, GenerateOptions, SampleOptions};
+use nanochat_engine::Diversity;
 use nanochat_gpt::checkpoint;
-use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::count::ParamCount;
-use nanochat_tokenizer::chat::{Content, Conversation, Message, Role, render_for_completion};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use nanochat_train::base::Outcome;
 use nanochat_train::batch_size::Job;
-use nanochat_train::eval::held_out::{self, Score};
+use nanochat_train::eval::held_out::Score;
 use nanochat_train::recipe::{Ask, Recipe};
 use nanochat_train::survival::Survival;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::train::rl::TaskFlag;
 use super::train::{CadenceFlags, RecipeFlags, SurvivalFlags};
 use crate::batch::{self, BatchFlags};
-use crate::cli::{Global, Weights};
+use crate::cli::Global;
 use crate::figures::thousands;
 use crate::machine::{self, Machine};
 use crate::pipeline::{self, StageOptions};
@@ -55,7 +54,7 @@ pub enum Preset {
 /// Flags of `speedrun`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Examples:\n  nanochat speedrun\n  nanochat speedrun --dry-run\n  nanochat speedrun --data books/ --sft-data dolly.jsonl --vocab-size 8192 --depth 4"
+    after_help = "Examples:\n  nanochat speedrun\n  nanochat speedrun --rl\n  nanochat speedrun --dry-run\n  nanochat speedrun --data books/ --sft-data dolly.jsonl --vocab-size 8192 --depth 4"
 )]
 pub struct SpeedrunArgs {
     /// Sizes of everything that is not given.
@@ -76,7 +75,20 @@ pub struct SpeedrunArgs {
     /// Steps of finetuning.
     #[arg(long)]
     pub sft_iterations: Option<u64>,
-    /// Held-out items of each kind.
+    /// Reinforces the finetuned model as well.
+    #[arg(long)]
+    pub rl: bool,
+    /// What it is asked then.
+    #[arg(long, value_enum, default_value_t = TaskFlag::Mental, requires = "rl")]
+    pub rl_task: TaskFlag,
+    /// Steps of reinforcement.
+    #[arg(long, requires = "rl")]
+    pub rl_iterations: Option<u64>,
+    /// A folder of downloaded data: CORE is measured after pretraining, chat tasks after finetuning and
+    /// reinforcement, on --eval-items of each task.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Held-out items of each kind, and items of each task of --data-dir.
     #[arg(long)]
     pub eval_items: Option<usize>,
     /// Run directory; none: a new one under `$NANOCHAT_BASE_DIR/runs`.
@@ -120,10 +132,6 @@ struct State {
 }
 
 const STATE: &str = "stages.json";
-
-/// Samples whose diversity is measured, and their length at most.
-const SAMPLES: usize = 16;
-const SAMPLE_TOKENS: usize = 24;
 
 struct Pipeline<'a> {
     be: &'a dyn Backend,
@@ -208,8 +216,13 @@ impl Pipeline<'_> {
         self.print_parameters(&mut screen);
         drop(screen);
         self.base(&tokenizer, global)?;
+        self.evaluate("base", &tokenizer, global)?;
         self.sft(&tokenizer)?;
-        let scores = self.evaluate(&tokenizer)?;
+        let mut scores = self.evaluate("sft", &tokenizer, global)?;
+        if self.plan.rl.is_some() {
+            self.rl(&tokenizer)?;
+            scores = self.evaluate("rl", &tokenizer, global)?;
+        }
         let samples = self.chat(&tokenizer)?;
         self.finish(global, &scores, &samples)
     }
@@ -308,106 +321,6 @@ impl Pipeline<'_> {
         let options = self.options();
         let out = pipeline::train_sft(be, &run, tokenizer, &from, &recipe, data, packing, options)?;
         self.done("sft", start, Some(&out))
-    }
-
-    /// Held-out scores; nothing when the conversations are the user's own.
-    fn evaluate(&mut self, tokenizer: &Tokenizer) -> Result<Vec<Score>> {
-        let mut screen = Screen::open_log(&self.run)?;
-        if !self.plan.sft_data.is_empty() {
-            screen.say("held-out questions are skipped: they belong to the starter conversations");
-            return Ok(Vec::new());
-        }
-        let start = Instant::now();
-        let (step, _) = checkpoint::latest_once(&self.run.join("sft"))?;
-        let (model, _) = checkpoint::open(self.be, &step)?;
-        let starter = Starter::new(self.plan.seed);
-        let max_len = 2 * model.config().sequence_len;
-        let mut decoder =
-            pipeline::decoder(self.be, &model, max_len, !self.plan.baseline, Weights::Auto)?;
-        let mut scores = Vec::new();
-        for kind in TestKind::ALL {
-            let items = starter.test(kind, self.plan.eval_items);
-            let score = held_out::evaluate(decoder.as_mut(), tokenizer, kind, &items)?;
-            let (share, n) = (100.0 * score.score, items.len());
-            screen.say(&format!("held-out {:<16} {share:5.1} % of {n}", score.kind));
-            scores.push(score);
-        }
-        self.run.write_json("scores.json", &scores)?;
-        self.done("eval", start, None)?;
-        Ok(scores)
-    }
-
-    /// A short conversation, as a person would have it.
-    fn chat(&mut self, tokenizer: &Tokenizer) -> Result<Vec<Value>> {
-        let start = Instant::now();
-        let (step, _) = checkpoint::latest_once(&self.run.join("sft"))?;
-        let (model, _) = checkpoint::open(self.be, &step)?;
-        let max_len = 2 * model.config().sequence_len;
-        let kv_cache = !self.plan.baseline;
-        let mut decoder = pipeline::decoder(self.be, &model, max_len, kv_cache, Weights::Auto)?;
-        let mut session = Session::new(tokenizer.clone(), None);
-        let options = ChatOptions::default();
-        let (mut turns, mut tokens, mut seconds) = (Vec::new(), 0, 0.0);
-        println!("\nA short conversation with the new model:\n");
-        for question in [
-            "Hello! Who are you?",
-            "What is 37 * 24?",
-            "What is the capital of Italy?",
-            "Spell the word garden.",
-            "Tell me a story about a brave fox.",
-        ] {
-            let (mut answer, mut tools) = (String::new(), Vec::new());
-            session.say(decoder.as_mut(), question, &options, |event| {
-                match event {
-                    Event::Text(text) => answer.push_str(&text),
-                    Event::ToolCall(call) => tools.push(json!({"call": call, "output": null})),
-                    Event::ToolOutput(output) => {
-                        if let Some(tool) = tools.last_mut() {
-                            tool["output"] = json!(output);
-                        }
-                    }
-                    Event::Done(_, stats) => {
-                        tokens += stats.decoded_tokens;
-                        seconds += stats.decode_s;
-                    }
-                    _ => {}
-                }
-                ControlFlow::Continue(())
-            })?;
-            println!("You: {question}");
-            for tool in &tools {
-                let part = |k: &str| tool[k].as_str().unwrap_or("?").to_owned();
-                println!("     [{} = {}]", part("call"), part("output"));
-            }
-            println!("nanochat: {}\n", answer.trim());
-            turns.push(json!({"user": question, "assistant": answer.trim(), "tools": tools}));
-        }
-        let rate = (seconds > 0.0).then(|| tokens as f64 / seconds);
-        self.state.decode_tokens_per_sec = rate;
-        if let Some(rate) = rate {
-            Screen::open_log(&self.run)?.say(&format!("decode {rate:.0} tokens/sec"));
-        }
-        self.state.diversity = Some(self.diversity(decoder.as_mut(), tokenizer)?);
-        self.state.optimizations.generation(kv_cache, self.plan.first_token().name());
-        self.run.write_json("samples.json", &turns)?;
-        self.done("chat", start, None)?;
-        Ok(turns)
-    }
-
-    /// How different samples of one prompt are, at temperature 1.
-    fn diversity(&self, decoder: &mut dyn Decoder, tokenizer: &Tokenizer) -> Result<Diversity> {
-        let content = Content::Text("Tell me a story.".into());
-        let asked = Conversation { messages: vec![Message { role: Role::User, content }] };
-        let prompt = render_for_completion(tokenizer, &asked)?;
-        let options = GenerateOptions {
-            n: SAMPLES,
-            first_token: self.plan.first_token(),
-            ..GenerateOptions::new(SampleOptions::new(1.0, None, self.plan.seed)?, SAMPLE_TOKENS)
-        };
-        decoder.reset();
-        let generation = Engine::new(decoder, tokenizer)?
-            .generate(&prompt, &options, |_| ControlFlow::Continue(()))?;
-        Ok(Diversity::of(generation.rows.iter().map(|r| r.ids.as_slice())))
     }
 
     fn finish(&mut self, global: &Global, scores: &[Score], _turns: &[Value]) -> Result<()> {

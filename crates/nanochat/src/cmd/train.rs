@@ -1,7 +1,7 @@
 //! `nanochat train`: a base model from documents, a chat model from conversations and from rewards.
 
 mod flags;
-mod rl;
+pub mod rl;
 mod survive;
 
 use std::time::Instant;

@@ -8,6 +8,7 @@ use super::figures::{four, percent};
 use super::frame::{card, columns, escape};
 use super::markdown::{inline, table as markdown_table};
 use super::record::{Record, number};
+use super::sections::kind_name;
 
 /// Stages in the order of the pipeline; others follow by name.
 const STAGES: [&str; 4] = ["base", "mid", "sft", "rl"];
@@ -62,9 +63,11 @@ fn rows(record: &Record) -> Option<(Vec<&str>, Vec<Row>)> {
         if let Some(core) = number(eval, "core") {
             put("CORE", stage, core, None, true);
         }
+        let is_ours = eval["eval"] == HELD_OUT;
         for (task, score) in eval["scores"].as_object().into_iter().flatten() {
             if let Some(score) = score.as_f64().filter(|x| x.is_finite()) {
-                put(task, stage, score, number(&eval["n"], task), false);
+                let name = if is_ours { kind_name(task) } else { task.clone() };
+                put(&name, stage, score, number(&eval["n"], task), false);
             }
         }
         if let Some(core) = number(eval, "chatcore") {
@@ -132,6 +135,14 @@ pub fn html(out: &mut String, record: &Record) {
         let _ = writeln!(table, "<td class=\"num\">{}</td></tr>", row.n());
     }
     card(out, "Evaluations", "bars", &(table + "</tbody>\n"));
+}
+
+/// The evaluation of the built-in world's questions.
+const HELD_OUT: &str = "held_out";
+
+/// True if the table of evaluations has what the table of scores would say.
+pub fn has_held_out(record: &Record) -> bool {
+    record.evals.iter().any(|e| e["eval"] == HELD_OUT)
 }
 
 /// True for the row of an evaluation of tasks.

@@ -8,7 +8,7 @@ use super::figures::{NOT_MEASURED, clip, commas, four, known, percent, span};
 use super::frame::{self, MISSING, card, columns, escape, facts};
 use super::record::{Answer, Record, Score};
 use super::stage::Stage;
-use super::{evals, optimizations, sections};
+use super::{evals, items, optimizations, sections};
 
 /// Answers of a kind that are shown, right and wrong each; kinds whose answers are shown.
 const ANSWERS: usize = 20;
@@ -34,6 +34,7 @@ pub fn page(record: &Record) -> String {
     stages(&mut out, record);
     scores(&mut out, record);
     evals::html(&mut out, record);
+    items::html(&mut out, &record.items);
     conversation(&mut out, record);
     curves(&mut out, record);
     answers(&mut out, record);
@@ -102,6 +103,9 @@ fn stages(out: &mut String, record: &Record) {
 }
 
 fn scores(out: &mut String, record: &Record) {
+    if evals::has_held_out(record) {
+        return;
+    }
     *out += "<h2>Scores on held-out questions</h2>\n";
     if record.scores.is_empty() {
         *out += MISSING;
@@ -175,10 +179,11 @@ fn curves(out: &mut String, record: &Record) {
             *out += &chart.figure();
         }
         *out += "</div>\n";
+        stage.rewards.samples(out);
     }
 }
 
-fn charts(stage: &Stage, index: usize) -> [Chart<'static>; 4] {
+fn charts(stage: &Stage, index: usize) -> Vec<Chart<'static>> {
     let series =
         |name, mark, points: &[Point]| Series { name, mark, points: thin(points, MOST_POINTS) };
     let chart = |key: &str, title, unit, gist, series| Chart {
@@ -203,10 +208,17 @@ fn charts(stage: &Stage, index: usize) -> [Chart<'static>; 4] {
     let last = |x: Option<f64>| x.map_or(String::new(), |x| format!("last {}", four(x)));
     let typical = median(stage.rate.iter().map(|p| p.1));
     let typical = typical.map_or(String::new(), |x| format!("median {}", commas(x)));
-    [
+    let lr = chart("lr", "Learning rate", "share of its peak", String::new(), lrm);
+    if stage.rewards.is_there() {
+        // The loss of a policy gradient says nothing: its zero is where answers are all alike.
+        let mut all = stage.rewards.charts(index);
+        all.push(lr);
+        return all;
+    }
+    vec![
         chart("loss", "Loss", "nats per token", last(stage.final_loss()), loss),
         chart("bpb", "Held-out text", "bits per byte", last(stage.last_bpb()), bpb),
-        chart("lr", "Learning rate", "share of its peak", String::new(), lrm),
+        lr,
         chart("rate", "Speed", "tokens per second", typical, rate),
     ]
 }

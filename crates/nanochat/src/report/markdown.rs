@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::figures::{NOT_MEASURED, clip, known, percent};
 use super::record::{Answer, Record};
-use super::{evals, optimizations, sections};
+use super::{evals, items, optimizations, sections};
 
 /// Answers of a kind that are shown, right and wrong each.
 const ANSWERS: usize = 3;
@@ -27,6 +27,7 @@ pub fn page(record: &Record) -> String {
     summary(&mut out, record);
     scores(&mut out, record);
     evals::markdown(&mut out, record);
+    items::markdown(&mut out, &record.items);
     conversation(&mut out, record);
     answers(&mut out, record);
     let used = optimizations::rows(record);
@@ -106,6 +107,9 @@ fn summary(out: &mut String, record: &Record) {
 }
 
 fn scores(out: &mut String, record: &Record) {
+    if evals::has_held_out(record) {
+        return;
+    }
     *out += "## Scores\n\n";
     if record.scores.is_empty() {
         let _ = writeln!(out, "{NOT_MEASURED}\n");

@@ -13,11 +13,13 @@ mod evals;
 mod figures;
 mod frame;
 mod html;
+mod items;
 pub mod log;
 mod markdown;
 mod optimizations;
 pub mod plot;
 mod record;
+mod reward;
 mod sections;
 mod stage;
 #[cfg(test)]

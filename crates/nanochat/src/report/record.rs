@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::{Map, Value};
 
 use super::figures::date;
+use super::items::{self, Task};
 use super::stage::Stage;
 use crate::run_dir::RunDir;
 
@@ -27,6 +28,8 @@ pub struct Record {
     pub scores: Vec<Score>,
     /// Rows of evaluations of tasks, in the order of the file.
     pub evals: Vec<Value>,
+    /// Graded items of the evaluations.
+    pub items: Vec<Task>,
     /// The conversation at the end.
     pub sample: Vec<Turn>,
     /// What could not be read.
@@ -100,6 +103,7 @@ impl Record {
         let scores = record.json(run, "scores.json");
         record.scores = read_scores(&scores, &record.summary);
         record.sample = list(&record.json(run, "samples.json")).iter().map(read_turn).collect();
+        record.items = items::read(run);
         record.read_metrics(run);
         record.read_summary_stages();
         record.stages.sort_by(|a, b| (rank(&a.name), &a.name).cmp(&(rank(&b.name), &b.name)));
@@ -149,6 +153,7 @@ impl Record {
                 }
                 (Some("eval"), Some(stage), Some(step)) => {
                     let bpb = number(&row, "val_bpb").map(|v| (step, v));
+                    self.stage(stage).rewards.take_test(step, &row);
                     self.stage(stage).val_bpb.extend(bpb);
                 }
                 // What happened beside the steps is for the log.

@@ -39,6 +39,7 @@ pub fn verdict(record: &Record) -> String {
     let mut said: Vec<String> = Vec::new();
     said.extend(trained(record));
     said.extend(reached(record));
+    said.extend(record.stages.iter().filter_map(|s| s.rewards.line()));
     if let Some(rate) = record.figure("decode_tokens_per_sec") {
         said.push(format!("It writes {} tokens a second.", commas(rate)));
     }
@@ -104,6 +105,7 @@ pub fn stage_name(stage: &str) -> String {
         "base" => "Pretraining".into(),
         "mid" => "Mid-training".into(),
         "sft" => "Finetuning".into(),
+        "rl" => "Reinforcement".into(),
         other => other.into(),
     }
 }

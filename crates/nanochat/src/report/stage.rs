@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::curve::{self, Point};
 use super::record::number;
+use super::reward::Rewards;
 
 /// One stage: `tokenizer`, `base`, `sft`, ...
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub struct Stage {
     pub dt_ms: Vec<f64>,
     /// Milliseconds spent waiting for data, all steps together.
     pub data_ms: f64,
+    /// What reinforcement measured.
+    pub rewards: Rewards,
     /// Median milliseconds of a step, of the summary.
     step_ms: Option<f64>,
 }
@@ -57,6 +60,7 @@ impl Stage {
     /// Takes a row of `metrics.jsonl`.
     pub fn take_step(&mut self, step: f64, row: &Value) {
         let point = |key| number(row, key).map(|v| (step, v));
+        self.rewards.take_step(step, row);
         self.loss.extend(point("loss"));
         self.smooth_loss.extend(point("smooth_loss"));
         self.lr_multiplier.extend(point("lr_multiplier"));

@@ -45,7 +45,7 @@ pub(crate) async fn collect(
                 state.logprobs.extend(one.map(|one| logprobs::chat(tokenizer, &one)));
                 state.take(pieces, client);
             }
-            Update::Ended { row, finish, pieces } => {
+            Update::Ended { row, finish, pieces, .. } => {
                 let Some(state) = rows.get_mut(row).filter(|r| r.finish.is_none()) else {
                     continue;
                 };

@@ -103,7 +103,7 @@ impl Voice for Chunks {
                 });
                 self.pieces(row, pieces, logprobs, out);
             }
-            Update::Ended { row, finish, pieces } if !self.is_ended(row) => {
+            Update::Ended { row, finish, pieces, .. } if !self.is_ended(row) => {
                 self.pieces(row, pieces, Value::Null, out);
                 if !self.is_ended(row) {
                     self.finish(row, finish_reason(finish), out);

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use nanochat_compute::Backend;
 use nanochat_data::tasks::{self, ChatTask, Runner, Which, custom};
 use nanochat_engine::SampleOptions;
+use nanochat_gpt::model::Decoder;
 use nanochat_gpt::nano::decode::NanoDecoder;
+use nanochat_train::answers::{ROWS, Together};
 use nanochat_train::eval::chat::{self, ChatOptions};
 use nanochat_train::eval::likelihood::Batched;
 use nanochat_train::eval::{Graded, Progress, TaskScore};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::items::{Recorder, Subject, data_dir};
 use super::programs::Sandboxed;
@@ -47,6 +50,9 @@ pub struct ChatArgs {
     /// Most tokens of a written answer.
     #[arg(short, long, default_value_t = 512)]
     pub max_new_tokens: usize,
+    /// Written answers computed at once; more are faster and take more memory.
+    #[arg(long, default_value_t = ROWS)]
+    pub rows: usize,
     /// 0 takes the likeliest token.
     #[arg(short, long, default_value_t = 0.0)]
     pub temperature: f32,
@@ -58,8 +64,33 @@ pub struct ChatArgs {
     pub out: Option<PathBuf>,
 }
 
+impl ChatArgs {
+    /// All tasks of a folder that are there, `items` of each, answered greedily.
+    pub fn of(model: ModelArgs, data_dir: Option<PathBuf>, items: usize) -> Self {
+        Self {
+            model,
+            task_name: Vec::new(),
+            task_file: Vec::new(),
+            data_dir,
+            max_problems: Some(items),
+            num_samples: 1,
+            max_new_tokens: 512,
+            rows: ROWS,
+            temperature: 0.0,
+            top_k: 50,
+            out: None,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
+    println!("{}", measure(args, global)?);
+    Ok(())
+}
+
+/// Evaluates, and leaves items and a row of scores; returns what standard output ends with.
+pub fn measure(args: &ChatArgs, global: &Global) -> Result<Value> {
     if args.num_samples == 0 || args.max_new_tokens == 0 {
         bail!("--num-samples and --max-new-tokens must be at least 1");
     }
@@ -80,7 +111,9 @@ pub fn run(args: &ChatArgs, global: &Global) -> Result<()> {
     let recorder = Recorder::open(subject, args.out.as_deref())?;
     let format = args.model.weights.format();
     let decoder = NanoDecoder::with_weights(be, &opened.model, usize::MAX, format)?;
-    let mut model = Batched::new(decoder, true);
+    let (be, max_len) = (be as &dyn Backend, decoder.max_len());
+    let writer = Together { be, model: &opened.model, format, rows: args.rows, max_len };
+    let mut model = Batched::new(decoder, true).writing(writer);
     let mut watch = Watch { recorder, right: Vec::new() };
     for why in &left_out {
         watch.recorder.say(&format!("warning: {why}"));

@@ -8,7 +8,7 @@ use nanochat_data::tasks::core::{self as tasks, CoreTask};
 use nanochat_gpt::nano::decode::NanoDecoder;
 use nanochat_train::eval::core;
 use nanochat_train::eval::likelihood::Batched;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::items::{Recorder, Subject, data_dir};
 use super::{ModelArgs, open_run};
@@ -42,8 +42,22 @@ pub struct CoreArgs {
     pub out: Option<PathBuf>,
 }
 
+impl CoreArgs {
+    /// All tasks of a folder that are there, `items` of each.
+    pub fn of(model: ModelArgs, data_dir: Option<PathBuf>, items: usize) -> Self {
+        let max_per_task = i64::try_from(items).unwrap_or(-1);
+        Self { model, data_dir, tasks: Vec::new(), max_per_task, no_share: false, out: None }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &CoreArgs, global: &Global) -> Result<()> {
+    println!("{}", measure(args, global)?);
+    Ok(())
+}
+
+/// Evaluates, and leaves items and a row of scores; returns what standard output ends with.
+pub fn measure(args: &CoreArgs, global: &Global) -> Result<Value> {
     let data = data_dir(args.data_dir.as_deref());
     let (tasks, missing) = chosen(tasks::open(data.root())?, &args.tasks)?;
     let be = global.backend()?;

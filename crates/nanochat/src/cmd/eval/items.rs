@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run>/evals/<stage>/core.jsonl   one line an item: prompt, answers, why it is right or wrong
-//!                     chat.jsonl
+//!                     chat.jsonl, held_out.jsonl
 //!       metrics.jsonl              one row an evaluation: scores by task
 //! ```
 
@@ -34,7 +34,7 @@ pub struct Subject<'a> {
     pub stage: &'a str,
     /// Its step.
     pub step: u64,
-    /// `core` or `chat`.
+    /// `core`, `chat` or `held_out`.
     pub eval: &'static str,
 }
 
@@ -90,9 +90,9 @@ impl<'a> Recorder<'a> {
         ));
     }
 
-    /// Puts the items in place, writes the row of scores, and ends standard output with one JSON object:
-    /// the contract's keys and those of `more`.
-    pub fn finish(mut self, scores: &[TaskScore], more: Map<String, Value>) -> Result<()> {
+    /// Puts the items in place, writes the row of scores, and returns the object that standard output ends
+    /// with: the contract's keys and those of `more`.
+    pub fn finish(mut self, scores: &[TaskScore], more: Map<String, Value>) -> Result<Value> {
         let writing = || format!("cannot write {}", self.path.display());
         self.file.flush().with_context(writing)?;
         std::fs::rename(&self.tmp, &self.path).with_context(writing)?;
@@ -117,9 +117,7 @@ impl<'a> Recorder<'a> {
         self.screen.metrics(self.subject.run, self.subject.stage, u64::MAX)?;
         self.screen.row(Value::Object(row))?;
         fields.insert("items".into(), json!(self.path));
-        drop(self.screen);
-        println!("{object}");
-        Ok(())
+        Ok(object)
     }
 }
 

@@ -57,6 +57,10 @@ pub fn dry_run(be: &dyn Backend, plan: &Plan, recipe: &Recipe) -> Result<()> {
         recipe.schedule.num_iterations, recipe.total_batch_size
     );
     println!("  finetuning     {} steps x {} tokens", plan.sft_iterations, recipe.total_batch_size);
+    if let Some(rl) = &plan.rl {
+        let answers = rl.examples_per_step * rl.num_samples;
+        println!("  reinforcement  {} steps x {answers} answers", rl.iterations);
+    }
     println!("  compute        {flops:.2e} FLOPs at {:.0} GFLOP/s", rate * STEP_EFFICIENCY / 1e9);
     println!(
         "  memory         {:.2} GB state + up to {:.2} GB arena",

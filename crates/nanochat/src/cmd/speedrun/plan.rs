@@ -12,6 +12,7 @@ use nanochat_train::sft::SftRecipe;
 use nanochat_train::step::StepMode;
 use serde::{Deserialize, Serialize};
 
+use super::rl_plan::RlPlan;
 use super::{Preset, SpeedrunArgs};
 use crate::batch::{BatchFlags, Wanted};
 use crate::cli::Global;
@@ -47,8 +48,14 @@ pub struct Plan {
     pub sft_iterations: u64,
     /// Multiplies its rates.
     pub sft_lr_frac: f64,
-    /// Held-out items of each kind.
+    /// Held-out items of each kind, and items of each task.
     pub eval_items: usize,
+    /// Downloaded tasks that are evaluated too.
+    #[serde(default)]
+    pub data_dir: Option<PathBuf>,
+    /// Reinforcement; none: the run ends with finetuning.
+    #[serde(default)]
+    pub rl: Option<RlPlan>,
 }
 
 impl Plan {
@@ -110,7 +117,14 @@ impl Plan {
             sft_iterations: args.sft_iterations.unwrap_or(if tiny { 10 } else { 400 }),
             sft_lr_frac: 0.045,
             eval_items: args.eval_items.unwrap_or(if tiny { 4 } else { 100 }),
+            data_dir: args.data_dir.clone(),
+            rl: args.rl.then(|| RlPlan::new(args.rl_task, args.rl_iterations, tiny)),
         }
+    }
+
+    /// The stage that the model comes from in the end.
+    pub fn last_stage(&self) -> &'static str {
+        if self.rl.is_some() { "rl" } else { "sft" }
     }
 
     /// Where the text comes from.

@@ -1,23 +1,28 @@
 //! `nanochat train rl`: a chat model from questions that a program can grade.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use nanochat_data::tasks::{self, Which, starter};
+use nanochat_compute::Backend;
+use nanochat_data::tasks::{self, Which, custom, starter};
 use nanochat_gpt::checkpoint;
+use nanochat_tokenizer::Tokenizer;
+use nanochat_train::answers::ROWS;
+use nanochat_train::base::Outcome;
 use nanochat_train::optim::{LearningRates, Optimizer};
 use nanochat_train::rl::objective::Objective;
 use nanochat_train::rl::questions::{Part, Questions, TaskQuestions};
 use nanochat_train::rl::rollout::Sampling;
 use nanochat_train::rl::{self, RlRecipe, RlRun};
 use nanochat_train::step::Trainer;
+use serde::{Deserialize, Serialize};
 
 use super::survive::StageSurvival;
 use super::{finish, supervise};
 use crate::cli::Global;
-use crate::pipeline::{before_training, resume_from, step_of};
+use crate::pipeline::{StageOptions, before_training, resume_from, step_of};
 use crate::run_dir::RunDir;
 use crate::run_lock::RunLock;
 use crate::screen::Screen;
@@ -27,10 +32,13 @@ use crate::stage::Optimizations;
 const STARTER_QUESTIONS: usize = 2000;
 
 /// Which questions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TaskFlag {
-    /// Sums of the built-in world.
+    /// Sums of the built-in world, with the calculator.
     Starter,
+    /// Small sums of the built-in world, in the head: the calculator does not answer.
+    Mental,
     /// School mathematics in words, from the data folder.
     Gsm8k,
 }
@@ -53,6 +61,12 @@ pub struct RlArgs {
     /// What is asked.
     #[arg(long, value_enum, default_value_t = TaskFlag::Starter)]
     pub task: TaskFlag,
+    /// Questions of your own to learn from, in place of --task (docs/EVALS.md says how they look).
+    #[arg(long, conflicts_with = "task")]
+    pub task_file: Option<PathBuf>,
+    /// Questions of your own to test by; none: those of --task-file.
+    #[arg(long, requires = "task_file")]
+    pub test_file: Option<PathBuf>,
     /// A folder of downloaded data; none: `$NANOCHAT_DATA_DIR`, else the base directory.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -74,6 +88,9 @@ pub struct RlArgs {
     /// Answers of a micro batch.
     #[arg(long, default_value_t = 8)]
     pub device_batch_size: usize,
+    /// Answers drawn at once; more are faster and take more memory. On a CPU they are the same ones.
+    #[arg(long, default_value_t = ROWS)]
+    pub rollout_rows: usize,
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
@@ -150,34 +167,14 @@ impl RlArgs {
         Ok(())
     }
 
-    /// Questions to learn from and to test by.
-    fn questions(&self, seed: u64) -> Result<TaskQuestions> {
-        let (train, test) = match self.task {
-            TaskFlag::Starter => (
-                starter::train(seed, STARTER_QUESTIONS),
-                starter::test(seed, self.eval_examples.max(1)),
-            ),
-            TaskFlag::Gsm8k => {
-                let data = crate::cmd::eval::data_dir(self.data_dir.as_deref());
-                let entry = tasks::entry("GSM8K")?;
-                (entry.load(&data, Which::Train)?, entry.load(&data, Which::Test)?)
-            }
-        };
-        Ok(TaskQuestions::new(train, test)?)
-    }
-
     fn recipe(&self, questions: &dyn Questions, seed: u64) -> RlRecipe {
         let per_epoch = (questions.len(Part::Train) / self.examples_per_step).max(1) as u64;
-        let rates = LearningRates {
+        let first = LearningRates {
             embedding: self.embedding_lr,
             unembedding: self.unembedding_lr,
             matrix: self.matrix_lr,
             scalar: self.scalar_lr,
             ..LearningRates::default()
-        };
-        let rates = LearningRates {
-            smear: rates.smear * self.init_lr_frac,
-            ..rates.scaled(self.init_lr_frac)
         };
         RlRecipe {
             num_iterations: self.num_iterations.unwrap_or(self.num_epochs * per_epoch),
@@ -188,7 +185,7 @@ impl RlArgs {
                 max_new_tokens: self.max_new_tokens,
                 temperature: self.temperature,
                 top_k: Some(self.top_k).filter(|k| *k > 0),
-                tools: !self.no_tools,
+                tools: !self.no_tools && self.task != TaskFlag::Mental,
                 train_end_of_turn: self.train_end_of_turn,
             },
             objective: Objective {
@@ -197,7 +194,7 @@ impl RlArgs {
                 kl: self.kl,
             },
             passes: self.passes,
-            rates,
+            rates: begin_at(first, self.init_lr_frac),
             weight_decay: self.weight_decay,
             seed,
             eval_every: self.eval_every,
@@ -206,6 +203,40 @@ impl RlArgs {
             keep: 3,
         }
     }
+}
+
+/// Rates at the beginning: a share of `rates`, that of smear as well.
+pub fn begin_at(rates: LearningRates, share: f64) -> LearningRates {
+    LearningRates { smear: rates.smear * share, ..rates.scaled(share) }
+}
+
+/// Questions of a task: to learn from, and `most` at most to test by.
+///
+/// Errors: data that is not there.
+pub fn questions(
+    task: TaskFlag,
+    data: Option<&Path>,
+    (seed, most): (u64, usize),
+) -> Result<TaskQuestions> {
+    let most = most.max(1);
+    let (train, test) = match task {
+        TaskFlag::Starter => (starter::train(seed, STARTER_QUESTIONS), starter::test(seed, most)),
+        TaskFlag::Mental => {
+            (starter::mental_train(seed, STARTER_QUESTIONS), starter::mental_test(seed, most))
+        }
+        TaskFlag::Gsm8k => {
+            let data = crate::cmd::eval::data_dir(data);
+            let entry = tasks::entry("GSM8K")?;
+            (entry.load(&data, Which::Train)?, entry.load(&data, Which::Test)?)
+        }
+    };
+    Ok(TaskQuestions::new(train, test)?)
+}
+
+/// Questions of one's own.
+fn own_questions(train: &Path, test: Option<&Path>) -> Result<TaskQuestions> {
+    let (learned, asked) = (custom::load(train)?, custom::load(test.unwrap_or(train))?);
+    Ok(TaskQuestions::new(learned, asked)?)
 }
 
 /// Runs the command.
@@ -229,26 +260,55 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
                 .0
         }
     };
-    let questions = args.questions(global.seed)?;
-    let recipe = args.recipe(&questions, global.seed);
+    let seed = global.seed;
+    let questions = match &args.task_file {
+        Some(file) => own_questions(file, args.test_file.as_deref())?,
+        None => questions(args.task, args.data_dir.as_deref(), (seed, args.eval_examples))?,
+    };
+    let recipe = args.recipe(&questions, seed);
     let be = global.backend()?;
+    let options = StageOptions { resume: args.resume, seed, eval_tokens_given: false, survival };
+    let of = Reinforced { recipe: &recipe, questions: &questions, rows: args.rollout_rows };
+    let outcome = train(&*be, &run, &tokenizer, &from, of, &options)?;
+    finish(&run, "rl", &Optimizations::default(), &outcome, start, global)
+}
+
+/// What a model is reinforced by.
+pub struct Reinforced<'a> {
+    /// Values.
+    pub recipe: &'a RlRecipe,
+    /// What is asked.
+    pub questions: &'a dyn Questions,
+    /// Answers drawn at once.
+    pub rows: usize,
+}
+
+/// Reinforces `from` (a step of an SFT run) in the run's `rl` folder.
+pub fn train(
+    be: &dyn Backend,
+    run: &RunDir,
+    tokenizer: &Tokenizer,
+    from: &Path,
+    Reinforced { recipe, questions, rows }: Reinforced<'_>,
+    options: &StageOptions,
+) -> Result<Outcome> {
     let dir = run.join("rl");
-    let mut screen = Screen::open_log(&run)?;
-    let resume = resume_from(&dir, args.resume, &mut screen)?;
+    let mut screen = Screen::open_log(run)?;
+    let resume = resume_from(&dir, options.resume, &mut screen)?;
     // Tests are of the step before the next one; a run that goes on does not repeat its last.
     let next = step_of(&resume)?;
-    screen.metrics(&run, "rl", if resume.is_some() { next + 1 } else { 0 })?;
-    let (model, meta) = checkpoint::load(&*be, resume.as_deref().unwrap_or(&from))?;
+    screen.metrics(run, "rl", if resume.is_some() { next + 1 } else { 0 })?;
+    let (model, meta) = checkpoint::load(be, resume.as_deref().unwrap_or(from))?;
     if !meta.tokenizer.is_empty() && meta.tokenizer != tokenizer.fingerprint() {
         bail!("{} was trained with another tokenizer", from.display());
     }
     let reference = match recipe.objective.kl > 0.0 {
-        true => Some(checkpoint::load(&*be, &from)?.0),
+        true => Some(checkpoint::load(be, from)?.0),
         false => None,
     };
-    let optim = Optimizer::new(&*be, &model, recipe.rates)?;
+    let optim = Optimizer::new(be, &model, recipe.rates)?;
     let t = model.config().sequence_len;
-    let mut trainer = Trainer::new(&*be, &model, optim, recipe.device_batch_size, t)?;
+    let mut trainer = Trainer::new(be, &model, optim, recipe.device_batch_size, t)?;
     screen.say(&format!(
         "rl | {} | {} questions x {} answers a step, {} steps | {} | from {}",
         be.name(),
@@ -258,19 +318,10 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
         questions.fingerprint(),
         from.display()
     ));
-    let id = rl::identity(&recipe, &tokenizer);
+    let (id, survival) = (rl::identity(recipe, tokenizer), &options.survival);
     let state = (&trainer, questions.fingerprint(), &id);
-    before_training(&run, &dir, state, resume.as_deref(), &survival, &mut screen)?;
-    let rl = RlRun {
-        recipe: &recipe,
-        dir: &dir,
-        tokenizer: &tokenizer,
-        questions: &questions,
-        reference: reference.as_ref(),
-        resume,
-        survival: &survival,
-    };
-    let outcome = rl::run(rl, &mut trainer, &mut screen).context("reinforcement stopped")?;
-    drop(screen);
-    finish(&run, "rl", &Optimizations::default(), &outcome, start, global)
+    before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
+    let reference = reference.as_ref();
+    let rl = RlRun { recipe, dir: &dir, tokenizer, questions, reference, resume, rows, survival };
+    rl::run(rl, &mut trainer, &mut screen).context("reinforcement stopped")
 }
