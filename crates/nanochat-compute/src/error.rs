@@ -67,6 +67,14 @@ pub enum Error {
         /// What happened, and what to do.
         detail: String,
     },
+    /// Another rank cannot be reached, or is not where this one is.
+    #[error("rank {rank}: {detail}")]
+    Rank {
+        /// The other rank.
+        rank: usize,
+        /// What happened, and what to do.
+        detail: String,
+    },
     /// The machine does not have the memory.
     #[error(
         "cannot allocate {bytes} bytes: use a smaller --device-batch-size, --max-seq-len or --depth"

@@ -9,12 +9,14 @@
 //! | [`cuda`] | NVIDIA GPUs, and the same kernels emulated on a CPU |
 //! | [`eager`] | the same mathematics one primitive at a time: the baseline of what fusing wins |
 //! | [`tensor`] | typed views of device memory |
+//! | [`comm`] | trait [`Comm`]: ranks that train together, and the collectives between them |
 //! | [`profile`] | seconds by operation |
 //! | [`plan`] | the arena planner: bytes of a step, known before anything is allocated |
 //!
 //! The kernels sum in a fixed order: results do not depend on the number of threads.
 
 mod checks;
+pub mod comm;
 pub mod cpu;
 pub mod cuda;
 pub mod eager;
@@ -28,6 +30,7 @@ pub mod profile;
 pub mod reference;
 pub mod tensor;
 
+pub use comm::Comm;
 pub use error::{Error, Result};
 pub use ops::Backend;
 pub use tensor::{DType, Floats, FloatsMut, Tensor};

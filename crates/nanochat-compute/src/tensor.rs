@@ -298,7 +298,7 @@ impl Tensor {
 }
 
 /// The bytes of numbers, as they are copied between host and device (both little-endian).
-fn bytes<E: Element>(values: &[E]) -> &[u8] {
+pub(crate) fn bytes<E: Element>(values: &[E]) -> &[u8] {
     // SAFETY: f32, u16 and i32 have no padding, and any address is aligned for bytes.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
 }
@@ -324,7 +324,7 @@ pub(crate) enum ViewMut<'a> {
     I32(&'a mut [i32]),
 }
 
-trait Element: Copy + Default {
+pub(crate) trait Element: Copy + Default {
     const DTYPE: DType;
     fn read<'a>(view: View<'a>) -> Result<&'a [Self]>;
     fn write<'a>(view: ViewMut<'a>) -> Result<&'a mut [Self]>;

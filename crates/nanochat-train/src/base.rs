@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::Result;
 use crate::eval::bpb;
 use crate::metrics::{LineKind, Observer, Pace, step_line, step_row};
+use crate::ranks::dealt;
 use crate::recipe::Recipe;
 use crate::replay::Replay;
 use crate::resume::{Identity, Progress};
@@ -131,7 +132,8 @@ pub fn run(run: BaseRun<'_>, trainer: &mut Trainer<'_>, out: &mut dyn Observer) 
         if due(step, cadence.eval_every, last) && progress.val_step != Some(step) {
             validation.run(&mut session, trainer, &train, &mut progress, out)?;
         }
-        if due(step, cadence.sample_every, last) && step > 0 && !is_saved {
+        let is_first = trainer.comm.rank() == 0;
+        if due(step, cadence.sample_every, last) && step > 0 && !is_saved && is_first {
             for text in samples(trainer, tokenizer, &cadence.prompts) {
                 out.line(LineKind::Event, &text);
             }
@@ -197,12 +199,21 @@ impl Validation<'_> {
         let (b, t) = self.shape;
         let buffers = trainer.eval_buffers(b, t)?;
         let n = (self.tokens / (b * t)).max(1);
-        let mut batches = session.until_asked((self.val)()?);
-        let (be, model) = (trainer.be, trainer.model);
-        let sum = bpb::evaluate(be, model, &buffers, batches.as_mut(), n, self.token_bytes);
-        let sum = match (sum, session.asked()) {
-            (Err(_), Some(why)) => return Err(session.stopped(why, trainer, train, progress, out)),
-            (sum, _) => sum?,
+        let (be, model, comm) = (trainer.be, trainer.model, trainer.comm);
+        let sum = if comm.world() == 1 {
+            let mut batches = session.until_asked((self.val)()?);
+            let sum = bpb::evaluate(be, model, &buffers, batches.as_mut(), n, self.token_bytes);
+            match (sum, session.asked()) {
+                (Err(_), Some(why)) => {
+                    return Err(session.stopped(why, trainer, train, progress, out));
+                }
+                (sum, _) => sum?,
+            }
+        } else {
+            // Asked to stop, ranks do so together, after it.
+            let (mut batches, n) = dealt::of_rank((self.val)()?, n, comm);
+            let sum = bpb::evaluate(be, model, &buffers, &mut batches, n, self.token_bytes)?;
+            dealt::total(sum, comm)?
         };
         let (step, bpb) = (progress.step, sum.bpb());
         progress.val_bpb = Some(bpb);

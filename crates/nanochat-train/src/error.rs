@@ -145,6 +145,21 @@ pub enum Error {
         /// False when `--force` would not help.
         can_force: bool,
     },
+    /// Ranks that were not started alike.
+    #[error(
+        "the ranks do not agree on {what}: rank {rank} has {mine}, rank 0 has {rank_0}: start all of them \
+         with the same command, files and program"
+    )]
+    Disagree {
+        /// What differs.
+        what: &'static str,
+        /// This rank.
+        rank: usize,
+        /// What it has.
+        mine: String,
+        /// What rank 0 has; the same, when it is another rank that differs.
+        rank_0: String,
+    },
     /// A letter of a choice that the model cannot say in one token.
     #[error(
         "the tokenizer has no single token for the letter {letter:?}: the model cannot choose it by \

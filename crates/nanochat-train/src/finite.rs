@@ -1,5 +1,6 @@
 //! Whether gradients are finite, before the optimizer sees them: their norm, and the first that is not.
 
+use nanochat_compute::comm::Part;
 use nanochat_compute::{Backend, Tensor};
 use nanochat_gpt::nano::table::Table;
 
@@ -12,12 +13,12 @@ const DEVICE_PIECE: usize = 1 << 24;
 /// Small beside any square that matters, and 1 / sqrt of it is finite.
 const EPS: f32 = 1e-30;
 
-/// `sqrt(sum g^2)` over all gradients; not finite when one of them is not, or when a square overflows f32.
+/// `sum g^2` over gradients; not finite when one of them is not, or when a square overflows f32.
 ///
 /// The operation is the model's own `norm` over rows of `c`: its `rstd` gives the sum of a row, so it is as
 /// fast as memory on every device and only one number a row comes to the host. `scratch` (f32) is
 /// overwritten.
-pub(crate) fn grad_norm(
+pub(crate) fn sum_of_squares(
     be: &dyn Backend,
     grads: &Tensor,
     scratch: &Tensor,
@@ -39,15 +40,23 @@ pub(crate) fn grad_norm(
     }
     let rest = grads.slice(whole..grads.len()).to_vec_f32()?;
     sum += rest.into_iter().map(|g| f64::from(g).powi(2)).sum::<f64>();
-    Ok(sum.sqrt())
+    Ok(sum)
 }
 
-/// The first tensor that holds a value which is not finite, laid out as `table`.
-pub(crate) fn first_not_finite(table: &Table, all: &Tensor) -> Result<Option<String>> {
-    for row in table.rows() {
-        let values = all.slice(row.offset..row.offset + row.len()).to_vec_f32()?;
-        if values.iter().any(|x| !x.is_finite()) {
-            return Ok(Some(row.name.clone()));
+/// The row of the first of these parts that holds a value which is not finite.
+pub(crate) fn first_not_finite(
+    table: &Table,
+    parts: &[Part],
+    all: &Tensor,
+) -> Result<Option<usize>> {
+    for (i, row) in table.rows().iter().enumerate() {
+        for part in parts {
+            let (from, to) =
+                (row.offset.max(part.range.start), (row.offset + row.len()).min(part.range.end));
+            let is_bad = |values: Vec<f32>| values.iter().any(|x| !x.is_finite());
+            if from < to && is_bad(all.slice(from..to).to_vec_f32()?) {
+                return Ok(Some(i));
+            }
         }
     }
     Ok(None)

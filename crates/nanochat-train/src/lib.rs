@@ -8,6 +8,7 @@
 //! | [`schedule`] | learning rate, momentum and weight decay over the steps |
 //! | [`optim`] | parameter groups, rates, state |
 //! | [`base`], [`sft`], [`rl`] | what feeds the step, and what happens between steps |
+//! | [`ranks`] | one run on several ranks: who steps what, and what all decide together |
 //! | [`resume`] | a trainer's state to and from a checkpoint |
 //! | [`survival`], [`guard`], [`stop`] | full disks, steps that must not reach the weights, being asked to stop |
 //! | [`metrics`] | step lines and `metrics.jsonl` |
@@ -24,6 +25,7 @@ mod finite;
 pub mod guard;
 pub mod metrics;
 pub mod optim;
+pub mod ranks;
 pub mod recipe;
 mod replay;
 pub mod resume;

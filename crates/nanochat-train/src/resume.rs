@@ -94,17 +94,18 @@ pub fn save(
     batches: &dyn Batches,
     progress: &Progress,
 ) -> Result<PathBuf> {
-    let (meta, files) = files(id, trainer, batches, progress);
+    let (meta, files) = files(id, trainer, batches, progress)?;
     Ok(checkpoint::save_files(dir, &meta, files)?)
 }
 
-/// Everything that a checkpoint is made of; its tensors are handles.
+/// Everything that a checkpoint is made of; its tensors are handles. It does not depend on the number of
+/// ranks, all of which take part.
 pub fn files(
     id: &Identity,
     trainer: &Trainer<'_>,
     batches: &dyn Batches,
     progress: &Progress,
-) -> (Meta, Vec<Extra<'static>>) {
+) -> Result<(Meta, Vec<Extra<'static>>)> {
     let state = TrainerState {
         settings: id.settings.clone(),
         loader: batches.fingerprint(),
@@ -129,13 +130,13 @@ pub fn files(
         trainer: serde_json::to_value(state).expect("the state has only string keys"),
     };
     let model = weights::named(trainer.model.table(), trainer.model.params());
-    let optimizer = trainer.optim.named(trainer.model);
+    let optimizer = trainer.optim.gathered(trainer.be, trainer.model, trainer.comm)?;
     let files = vec![
         Extra { name: MODEL, content: Content::Tensors(model) },
         Extra { name: OPTIMIZER, content: Content::Tensors(optimizer) },
         Extra { name: LOADER, content: Content::Bytes(batches.state()) },
     ];
-    (meta, files)
+    Ok((meta, files))
 }
 
 /// The trainer's part of a meta.

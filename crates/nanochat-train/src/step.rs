@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use nanochat_compute::comm::{Part, Solo};
 use nanochat_compute::ops::HeadLoss;
-use nanochat_compute::{Backend, DType, Tensor};
+use nanochat_compute::{Backend, Comm, DType, Tensor};
 use nanochat_data::{Batch, Batches};
 use nanochat_gpt::nano::buffers::{Buffers, Mode, StepPlan};
 use nanochat_gpt::nano::count::state_bytes;
@@ -14,6 +15,8 @@ use nanochat_gpt::{GptConfig, Nano};
 use serde::{Deserialize, Serialize};
 
 use crate::optim::Optimizer;
+use crate::ranks::agree;
+use crate::ranks::sums::{Pairs, Sum};
 use crate::schedule::Rates;
 use crate::stop::StopSignal;
 use crate::{Error, Result, finite};
@@ -26,6 +29,13 @@ pub struct Trainer<'a> {
     pub model: &'a Nano,
     /// Groups and moments.
     pub optim: Optimizer,
+    /// The other ranks.
+    pub comm: &'a dyn Comm,
+    /// How gradients of micro batches are summed.
+    pub sum: Sum,
+    pairs: Pairs,
+    /// What is reduced and gathered.
+    parts: Vec<Part>,
     grads: Tensor,
     arena: Tensor,
     buffers: Buffers,
@@ -87,8 +97,8 @@ pub enum StepMode {
     Eager,
 }
 
-/// What a step did.
-#[derive(Clone, Debug)]
+/// What a step did, on all ranks together.
+#[derive(Clone, Debug, Default)]
 pub struct StepReport {
     /// Mean over micro batches of the mean loss over trained targets, nats.
     pub loss: f64,
@@ -108,6 +118,16 @@ pub struct StepReport {
     pub epoch: u64,
     /// `sqrt(sum g^2)` over all gradients.
     pub grad_norm: f64,
+}
+
+impl StepReport {
+    /// Takes in a batch of the step, whichever rank runs it.
+    fn drew(&mut self, batch: &Batch) {
+        self.tokens += batch.x.len();
+        self.trained_tokens += batch.trained_tokens;
+        self.padding_tokens += batch.padding_tokens;
+        self.epoch = batch.epoch;
+    }
 }
 
 /// Bytes of training a model on B rows of T, by arithmetic.
@@ -145,7 +165,8 @@ fn arena_bytes(be: &dyn Backend, plan: &StepPlan, table: &Table) -> usize {
 }
 
 impl<'a> Trainer<'a> {
-    /// Plans a step of `b` rows of `t` tokens and allocates all of its memory.
+    /// Plans a step of `b` rows of `t` tokens and allocates all of its memory; alone, unless
+    /// [`Trainer::among`] says otherwise.
     pub fn new(
         be: &'a dyn Backend,
         model: &'a Nano,
@@ -161,7 +182,11 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             be,
             model,
+            parts: optim.parts(),
             optim,
+            comm: &Solo,
+            sum: Sum::default(),
+            pairs: Pairs::default(),
             grads,
             arena,
             buffers,
@@ -171,6 +196,14 @@ impl<'a> Trainer<'a> {
             longest_s: 0.0,
             watch: Watch::default(),
         })
+    }
+
+    /// The same trainer, as one of several ranks.
+    ///
+    /// Panics when its optimizer was made for another number of them.
+    pub fn among(self, comm: &'a dyn Comm, sum: Sum) -> Self {
+        assert_eq!(self.optim.world(), comm.world(), "Optimizer::of_rank has the same world");
+        Self { comm, sum, ..self }
     }
 
     /// The same trainer, stepping in this mode.
@@ -207,8 +240,12 @@ impl<'a> Trainer<'a> {
     /// One step: the gradients of `accumulation` micro batches, each the mean over its trained targets,
     /// then the optimizer.
     ///
+    /// Of W ranks each draws all batches and runs its W-th of them, the first of the ranks the first ones;
+    /// gradients are summed to the ranks that step them, and the new weights are gathered. Every rank
+    /// returns the same report.
+    ///
     /// Errors: [`Error::NotFinite`] and [`Error::Spike`] before the optimizer has touched anything;
-    /// [`Error::Interrupted`] between micro steps when [`Watch::stop`] asks.
+    /// [`Error::Interrupted`] between micro steps (several ranks: between steps) when [`Watch::stop`] asks.
     pub fn step(
         &mut self,
         step: u64,
@@ -217,64 +254,112 @@ impl<'a> Trainer<'a> {
         rates: &Rates,
     ) -> Result<StepReport> {
         let start = Instant::now();
-        let mut report = StepReport {
-            loss: 0.0,
-            tokens: 0,
-            trained_tokens: 0,
-            padding_tokens: 0,
-            dt_s: 0.0,
-            data_s: 0.0,
-            plan_s: 0.0,
-            epoch: 0,
-            grad_norm: 0.0,
-        };
-        let mut names = Vec::new();
+        let (rank, world) = (self.comm.rank(), self.comm.world());
+        self.sum.check(accumulation, world)?;
+        let each = accumulation / world;
+        let mine = rank * each..(rank + 1) * each;
+        if world > 1 {
+            let asked = self.watch.stop.asked(self.reserve(each));
+            if let Some(why) = agree::stop(self.comm, asked)? {
+                return Err(Error::Interrupted { step, why });
+            }
+        }
+        let mut report = StepReport::default();
+        let (mut names, mut losses) = (Vec::new(), vec![0.0; accumulation]);
         self.be.fill(&self.grads, 0.0)?;
+        self.pairs.clear();
         for micro_step in 0..accumulation {
-            let reserve = Duration::from_secs_f64(self.longest_s + self.watch.save_s);
-            if let Some(why) = self.watch.stop.asked(reserve) {
+            if world == 1
+                && let Some(why) = self.watch.stop.asked(self.reserve(1))
+            {
                 return Err(Error::Interrupted { step, why });
             }
             let waiting = Instant::now();
             let batch = batches.next_batch()?;
             report.data_s += waiting.elapsed().as_secs_f64();
-            let planning = Instant::now();
-            if self.fit(batch.b, batch.t)? {
-                report.plan_s += planning.elapsed().as_secs_f64();
+            report.drew(&batch);
+            if mine.contains(&micro_step) && losses.iter().all(|l| f64::is_finite(*l)) {
+                let planning = Instant::now();
+                if self.fit(batch.b, batch.t)? {
+                    report.plan_s += planning.elapsed().as_secs_f64();
+                }
+                losses[micro_step] = self.micro_step(&batch, accumulation)?;
+                self.longest_s = self.longest_s.max(waiting.elapsed().as_secs_f64());
             }
-            let loss = self.micro_step(&batch, accumulation)?;
-            if !loss.is_finite() {
-                let bad = finite::first_not_finite(self.model.table(), self.model.params())?;
-                let tensor = bad.map_or("the loss".into(), |name| format!("the parameter {name}"));
-                return Err(Error::NotFinite { step, micro_step, batch: batch.name, loss, tensor });
-            }
-            report.loss += loss / accumulation as f64;
-            report.tokens += batch.x.len();
-            report.trained_tokens += batch.trained_tokens;
-            report.padding_tokens += batch.padding_tokens;
-            report.epoch = batch.epoch;
             names.push(batch.name);
-            self.longest_s = self.longest_s.max(waiting.elapsed().as_secs_f64());
+            if world == 1 {
+                self.check_losses(step, &losses, &names)?;
+            }
         }
+        self.pairs.finish(self.be, &self.grads)?;
+        if world > 1 {
+            // Each was made by one rank; the others have zeros there.
+            self.comm.all_reduce_sum(&mut losses)?;
+            self.check_losses(step, &losses, &names)?;
+        }
+        report.loss = losses.iter().fold(0.0, |sum, loss| sum + loss / accumulation as f64);
+        self.inject(step)?;
+        self.comm.reduce_scatter(&self.grads, &self.parts)?;
         report.grad_norm = self.check(step, report.loss, &names)?;
         let scratch = self.arena.slice(0..Optimizer::scratch_len(self.be, self.model.table()));
         self.optim.step(self.be, self.model, &self.grads, &scratch, rates)?;
+        self.comm.all_gather(self.model.params(), &self.parts)?;
         report.dt_s = start.elapsed().as_secs_f64();
         Ok(report)
     }
 
-    /// The norm of the gradients. Errors: they must not reach the weights.
-    fn check(&mut self, step: u64, loss: f64, names: &[String]) -> Result<f64> {
-        if self.watch.fault.as_mut().is_some_and(|fault| fault.strikes(step)) {
+    /// What the next micro steps and saving may take.
+    fn reserve(&self, micro_steps: usize) -> Duration {
+        Duration::from_secs_f64(micro_steps as f64 * self.longest_s + self.watch.save_s)
+    }
+
+    /// Errors: the first loss that is not finite, with the parameter to blame.
+    fn check_losses(&self, step: u64, losses: &[f64], names: &[String]) -> Result<()> {
+        let Some(micro_step) = losses.iter().position(|loss| !loss.is_finite()) else {
+            return Ok(());
+        };
+        let (table, params) = (self.model.table(), self.model.params());
+        let everything = [Part { range: 0..table.len(), owner: None }];
+        let bad = finite::first_not_finite(table, &everything, params)?;
+        let name = |row: usize| format!("the parameter {}", table.rows()[row].name);
+        let tensor = bad.map_or("the loss".into(), name);
+        let (batch, loss) = (names[micro_step].clone(), losses[micro_step]);
+        Err(Error::NotFinite { step, micro_step, batch, loss, tensor })
+    }
+
+    /// For tests: a NaN in the gradients of the last rank.
+    fn inject(&mut self, step: u64) -> Result<()> {
+        let strikes = self.watch.fault.as_mut().is_some_and(|fault| fault.strikes(step));
+        if strikes && self.comm.rank() + 1 == self.comm.world() {
             self.grads.slice(0..1).write_f32(&[f32::NAN])?;
         }
+        Ok(())
+    }
+
+    /// The norm of the gradients, of all ranks. Errors: they must not reach the weights.
+    fn check(&mut self, step: u64, loss: f64, names: &[String]) -> Result<f64> {
         let table = self.model.table();
         let c = self.model.config().n_embd;
-        let norm = finite::grad_norm(self.be, &self.grads, &self.arena, c)?;
+        let (rank, world) = (self.comm.rank(), self.comm.world());
+        let whole = [Part { range: 0..table.len(), owner: None }];
+        // What all ranks have counts once.
+        let is_counted = |part: &&Part| part.owner.unwrap_or(0) == rank;
+        let parts: Vec<Part> = match world {
+            1 => whole.to_vec(),
+            _ => self.parts.iter().filter(is_counted).cloned().collect(),
+        };
+        let mut sum = [0.0];
+        for part in &parts {
+            let grads = self.grads.slice(part.range.clone());
+            sum[0] += finite::sum_of_squares(self.be, &grads, &self.arena, c)?;
+        }
+        self.comm.all_reduce_sum(&mut sum)?;
+        let norm = sum[0].sqrt();
         if !norm.is_finite() {
-            let bad = finite::first_not_finite(table, &self.grads)?;
-            let tensor = bad.map_or("the norm of the gradients".into(), |name| {
-                format!("the gradient of {name}")
+            let bad = finite::first_not_finite(table, &parts, &self.grads)?;
+            let bad = agree::least(self.comm, bad)?;
+            let tensor = bad.map_or("the norm of the gradients".into(), |row| {
+                format!("the gradient of {}", table.rows()[row].name)
             });
             let micro_step = names.len().saturating_sub(1);
             return Err(Error::NotFinite {
@@ -302,8 +387,14 @@ impl<'a> Trainer<'a> {
         let scale = (1.0 / (counted * accumulation as f64)) as f32;
         let weights = batch.w.as_ref().map(|w| self.be.place_f32(w)).transpose()?;
         let (be, buffers, grads) = (self.be, &self.buffers, &self.grads);
+        if self.sum == Sum::Pairwise {
+            be.fill(grads, 0.0)?;
+        }
         let losses =
             self.model.forward_backward_weighted(be, buffers, grads, scale, weights.as_ref())?;
+        if self.sum == Sum::Pairwise {
+            self.pairs.push(be, grads)?;
+        }
         Ok(losses.iter().map(|&l| f64::from(l)).sum::<f64>() / counted)
     }
 

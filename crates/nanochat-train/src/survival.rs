@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::guard::Verdict;
 use crate::metrics::{LineKind, Observer};
+use crate::ranks::agree;
 use crate::replay::Replay;
 use crate::resume::{self, Identity, Progress, Restored};
 use crate::schedule::Rates;
@@ -76,6 +77,12 @@ impl<'a> Session<'a> {
     ) -> Result<Progress> {
         trainer.watch.stop = self.survival.stop.clone();
         trainer.watch.fault = self.survival.fault;
+        let comm = trainer.comm;
+        agree::same(comm, "the settings", &self.id.settings.to_string())?;
+        agree::same(comm, "the data", &train.fingerprint())?;
+        let place = |dir: &Path| dir.file_name().map(|n| n.to_string_lossy().into_owned());
+        let place = from.and_then(place).unwrap_or_else(|| "no checkpoint".into());
+        agree::same(comm, "where to go on (the run directory must be the same for all)", &place)?;
         let Some(step_dir) = from else { return Ok(Progress::default()) };
         let force = self.survival.force;
         let Restored { progress, differences, notes } =

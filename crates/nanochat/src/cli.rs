@@ -79,12 +79,17 @@ impl Global {
     /// The GPU where the flags choose it: always with `--device cuda`; with `auto` when there is one,
     /// and nothing was said that only the CPU knows.
     pub fn gpu(&self) -> Result<Option<Cuda>> {
+        self.gpu_of(0)
+    }
+
+    /// As [`Global::gpu`], of several GPUs this one.
+    pub fn gpu_of(&self, index: usize) -> Result<Option<Cuda>> {
         match self.device {
             Device::Cpu => Ok(None),
-            Device::Cuda => Ok(Some(Cuda::open(0, self.precision())?)),
+            Device::Cuda => Ok(Some(Cuda::open(index, self.precision())?)),
             Device::Auto if self.simd != SimdChoice::Auto || self.threads != 0 => Ok(None),
             Device::Auto if !cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) => Ok(None),
-            Device::Auto => match Cuda::open(0, self.precision()) {
+            Device::Auto => match Cuda::open(index, self.precision()) {
                 Ok(gpu) => Ok(Some(gpu)),
                 Err(e) => {
                     eprintln!("warning: there is a GPU, but the CPU is used: {e}");
@@ -213,6 +218,8 @@ pub enum Command {
     /// Train a base model, or finetune one on conversations.
     #[command(subcommand)]
     Train(cmd::train::TrainCommand),
+    /// Start a command as several ranks on this machine.
+    Launch(cmd::launch::LaunchArgs),
     /// Measure a model: bits per byte, held-out questions, per-token losses.
     #[command(subcommand)]
     Eval(cmd::eval::EvalCommand),

@@ -5,7 +5,7 @@
 //! `run_dir` where a run keeps its files | `sampling` a test of first tokens |
 //! `pipeline` the stages | `stage` what a stage says of itself |
 //! `run_lock` one trainer a run | `supervise` starting it again | `preflight` room on the disk |
-//! `exit` what the exit code says |
+//! `ranks` several processes, one run | `exit` what the exit code says |
 //! `screen` what a person sees while it goes | `machine` what it runs on | `report` what it reached
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod pipeline;
 mod preflight;
+mod ranks;
 mod report;
 mod run_dir;
 mod run_lock;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nanochat_compute::Backend;
+use nanochat_compute::{Backend, Comm};
 use nanochat_data::starter::Starter;
 use nanochat_data::{
     Batches, Batching, ConversationList, Dataset, Loader, LoaderConfig, Mixture, PackConfig,
@@ -18,6 +18,7 @@ use nanochat_tokenizer::chat::{Content, Conversation, Part};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use nanochat_train::base::{BaseRun, Cadence, Outcome};
 use nanochat_train::optim::Optimizer;
+use nanochat_train::ranks::sums::Sum;
 use nanochat_train::recipe::Recipe;
 use nanochat_train::resume::{self, Identity};
 use nanochat_train::sft::{SftRecipe, SftRun};
@@ -254,10 +255,11 @@ pub fn train_base(
     recipe: &Recipe,
     cadence: &Cadence,
     (train, val): &(Dataset, Dataset),
-    options: StageOptions,
+    options: StageOptions<'_>,
 ) -> Result<Outcome> {
     let dir = run.join("base");
-    let mut screen = Screen::open_log(run)?;
+    let (comm, place) = (options.comm, (options.comm.rank(), options.comm.world()));
+    let mut screen = Screen::of_rank(run, comm.rank())?;
     let resume = resume_from(&dir, options.resume, &mut screen)?;
     screen.metrics(run, "base", step_of(&resume)? + 1)?;
     let (b, t) = (recipe.device_batch_size, recipe.config.sequence_len);
@@ -279,8 +281,8 @@ pub fn train_base(
             model
         }
     };
-    let optim = Optimizer::new(be, &model, recipe.rates)?;
-    let mut trainer = Trainer::new(be, &model, optim, b, t)?;
+    let optim = Optimizer::of_rank(be, &model, recipe.rates, place)?;
+    let mut trainer = Trainer::new(be, &model, optim, b, t)?.among(comm, options.sum);
     let bytes = trainer.bytes();
     screen.say(&format!(
         "base | {} | B {b} x T {t} x {} = {} tokens a step | {:.2} GB state + {:.2} GB arena",
@@ -293,7 +295,9 @@ pub fn train_base(
     let id = base::identity(recipe, tokenizer);
     let state = (&trainer, batches.fingerprint(), &id);
     let survival = &options.survival;
-    before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
+    if comm.rank() == 0 {
+        before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
+    }
     let base = BaseRun {
         recipe,
         cadence: &cadence,
@@ -308,8 +312,8 @@ pub fn train_base(
 }
 
 /// What a stage is told beside its recipe.
-#[derive(Clone, Debug)]
-pub struct StageOptions {
+#[derive(Clone)]
+pub struct StageOptions<'a> {
     /// Go on from the newest valid step.
     pub resume: bool,
     /// Seed of the first weights.
@@ -318,6 +322,10 @@ pub struct StageOptions {
     pub eval_tokens_given: bool,
     /// What happens that nobody planned.
     pub survival: Survival,
+    /// The other ranks.
+    pub comm: &'a dyn Comm,
+    /// How gradients are summed.
+    pub sum: Sum,
 }
 
 /// Room on the disk and, when `--force` goes on with another run's checkpoint, a record in run.json.
@@ -376,10 +384,11 @@ pub fn train_sft(
     recipe: &SftRecipe,
     (train, val): (ConversationList, ConversationList),
     packing: Packing,
-    options: StageOptions,
+    options: StageOptions<'_>,
 ) -> Result<Outcome> {
     let dir = run.join("sft");
-    let mut screen = Screen::open_log(run)?;
+    let (comm, place) = (options.comm, (options.comm.rank(), options.comm.world()));
+    let mut screen = Screen::of_rank(run, comm.rank())?;
     let resume = resume_from(&dir, options.resume, &mut screen)?;
     screen.metrics(run, "sft", step_of(&resume)? + 1)?;
     let (b, t) = (recipe.device_batch_size, recipe.max_seq_len);
@@ -401,8 +410,9 @@ pub fn train_sft(
     if !meta.tokenizer.is_empty() && meta.tokenizer != tokenizer.fingerprint() {
         bail!("{} was trained with another tokenizer", from.display());
     }
-    let optim = Optimizer::new(be, &model, recipe.rates)?;
-    let mut trainer = Trainer::new(be, &model, optim, b, t)?.with_mode(packing.step);
+    let optim = Optimizer::of_rank(be, &model, recipe.rates, place)?;
+    let trainer = Trainer::new(be, &model, optim, b, t)?.with_mode(packing.step);
+    let mut trainer = trainer.among(comm, options.sum);
     if resume.is_none() && from.join("optimizer.safetensors").exists() {
         // SFT begins with base's moments.
         let t = resume::trainer_state(from, &meta)?.optimizer_t;
@@ -418,7 +428,9 @@ pub fn train_sft(
     let id = sft::identity(recipe, tokenizer.fingerprint());
     let state = (&trainer, batches.fingerprint(), &id);
     let survival = &options.survival;
-    before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
+    if comm.rank() == 0 {
+        before_training(run, &dir, state, resume.as_deref(), survival, &mut screen)?;
+    }
     let sft = SftRun {
         recipe,
         dir: &dir,

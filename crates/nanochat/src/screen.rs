@@ -16,7 +16,8 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The terminal, the log and the metrics of a run.
 pub struct Screen {
-    log: File,
+    /// None: this is not the rank that speaks.
+    log: Option<File>,
     metrics: Option<Metrics>,
     terminal: bool,
     /// A step line stands on the terminal, to be overwritten by the next.
@@ -35,11 +36,24 @@ impl Screen {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let terminal = std::io::stdout().is_terminal();
+        let log = Some(log);
         Ok(Self { log, metrics: None, terminal, open_line: false, last_plain: None, held: None })
+    }
+
+    /// The log of a run for rank 0; for the others nothing is printed and nothing written.
+    pub fn of_rank(run: &RunDir, rank: usize) -> Result<Self> {
+        if rank == 0 {
+            return Self::open_log(run);
+        }
+        let (log, metrics, terminal) = (None, None, false);
+        Ok(Self { log, metrics, terminal, open_line: false, last_plain: None, held: None })
     }
 
     /// Opens the metrics for a stage whose first row is of step `from`.
     pub fn metrics(&mut self, run: &RunDir, stage: &str, from: u64) -> Result<()> {
+        if self.log.is_none() {
+            return Ok(());
+        }
         self.metrics = Some(Metrics::open(&run.join("metrics.jsonl"), stage, from)?);
         Ok(())
     }
@@ -79,8 +93,9 @@ impl Screen {
 
 impl Observer for Screen {
     fn line(&mut self, kind: LineKind, text: &str) {
+        let Some(log) = &mut self.log else { return };
         // A log that cannot be written must not end a run.
-        let _ = writeln!(self.log, "{text}");
+        let _ = writeln!(log, "{text}");
         match kind {
             LineKind::Step => self.print_step(text),
             LineKind::Event => self.print_event(text),

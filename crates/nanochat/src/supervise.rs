@@ -129,8 +129,9 @@ fn watch(child: &mut Child, stop: &StopSignal) -> Result<ExitStatus> {
     }
 }
 
+/// Sends a child the signal that this process was sent.
 #[cfg(unix)]
-fn pass_on(child: &Child, why: Option<nanochat_train::stop::Why>) {
+pub fn pass_on(child: &Child, why: Option<nanochat_train::stop::Why>) {
     use nanochat_train::stop::Why;
     use rustix::process::{Pid, Signal, kill_process};
     let signal = match why {
@@ -142,5 +143,6 @@ fn pass_on(child: &Child, why: Option<nanochat_train::stop::Why>) {
     let _ = kill_process(Pid::from_child(child), signal);
 }
 
+/// Sends a child the signal that this process was sent.
 #[cfg(not(unix))]
-fn pass_on(_: &Child, _: Option<nanochat_train::stop::Why>) {}
+pub fn pass_on(_: &Child, _: Option<nanochat_train::stop::Why>) {}

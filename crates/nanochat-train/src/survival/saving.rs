@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nanochat_compute::Comm;
 use nanochat_gpt::checkpoint::{self, Content, Extra, Keep, Meta};
 use serde_json::json;
 
 use super::Session;
 use crate::metrics::{LineKind, Observer};
+use crate::ranks::agree;
 use crate::replay::Replay;
 use crate::resume::{self, Progress};
 use crate::step::Trainer;
@@ -35,7 +37,8 @@ type Saved = (PathBuf, nanochat_gpt::Result<()>);
 pub(super) struct Running {
     step: u64,
     began: Instant,
-    thread: JoinHandle<nanochat_gpt::Result<Saved>>,
+    /// Rank 0's; the others wait for its word.
+    thread: Option<JoinHandle<nanochat_gpt::Result<Saved>>>,
 }
 
 /// Writes a checkpoint; the new step is read back before an older one goes.
@@ -49,6 +52,41 @@ fn write(
     let pruned = checkpoint::prune(dir, keep).map(|_| ());
     Ok((path, pruned))
 }
+
+/// What became of rank 0's save, on every rank: only rank 0 has the disk. Errors of the disk are errors of
+/// the disk on all of them, so that all try again at the same step.
+fn shared(mine: Option<Result<Saved>>, comm: &dyn Comm) -> Result<Saved> {
+    if comm.world() == 1 {
+        return mine.expect("rank 0 has saved");
+    }
+    let word = match &mine {
+        None => String::new(),
+        Some(Ok((path, _))) => format!("{OK}{}", path.display()),
+        Some(Err(e)) if is_disk(e) => format!("{DISK}{e}"),
+        Some(Err(e)) => format!("{OTHER}{e}"),
+    };
+    let word = agree::of_rank_0(comm, word)?;
+    if let Some(mine) = mine {
+        return mine;
+    }
+    if let Some(path) = word.strip_prefix(OK) {
+        return Ok((path.into(), Ok(())));
+    }
+    match word.strip_prefix(DISK) {
+        Some(why) => {
+            let source = std::io::Error::other(why.to_owned());
+            Err(nanochat_gpt::Error::Io { file: "rank 0".into(), source }.into())
+        }
+        None => {
+            let detail = format!("cannot save: {}", word.trim_start_matches(OTHER));
+            Err(nanochat_compute::Error::Rank { rank: 0, detail }.into())
+        }
+    }
+}
+
+const OK: &str = "ok ";
+const DISK: &str = "disk ";
+const OTHER: &str = "other ";
 
 /// True for what the disk does to a checkpoint, and not the program.
 fn is_disk(e: &Error) -> bool {
@@ -91,7 +129,7 @@ impl Session<'_> {
             match self.save_now(trainer, train, progress, out) {
                 Err(cause) if is_disk(&cause) => {
                     let over = began.elapsed() >= self.survival.patience;
-                    if over || self.asked().is_some() {
+                    if agree::any(trainer.comm, over || self.asked().is_some())? {
                         let (step, checkpoint) = (progress.step, self.saved.unwrap_or(0));
                         return Err(Error::Unsaved { step, cause: Box::new(cause), checkpoint });
                     }
@@ -116,8 +154,10 @@ impl Session<'_> {
             return Ok(());
         }
         let began = Instant::now();
-        let (meta, files) = resume::files(self.id, trainer, train, progress);
-        let saved = write(self.dir, &meta, files, self.keep)?;
+        let (meta, files) = resume::files(self.id, trainer, train, progress)?;
+        let is_first = trainer.comm.rank() == 0;
+        let mine = is_first.then(|| write(self.dir, &meta, files, self.keep).map_err(Error::from));
+        let saved = shared(mine, trainer.comm)?;
         trainer.watch.save_s = trainer.watch.save_s.max(began.elapsed().as_secs_f64());
         self.done(progress.step, saved, out);
         Ok(())
@@ -136,7 +176,11 @@ impl Session<'_> {
             return Ok(());
         }
         let began = Instant::now();
-        let (meta, files) = resume::files(self.id, trainer, train, progress);
+        let (meta, files) = resume::files(self.id, trainer, train, progress)?;
+        if trainer.comm.rank() != 0 {
+            self.running = Some(Running { step: progress.step, began, thread: None });
+            return Ok(());
+        }
         let copy = |file: Extra<'static>| -> nanochat_gpt::Result<(&'static str, Vec<u8>)> {
             Ok((file.name, file.content.into_bytes()?))
         };
@@ -148,7 +192,8 @@ impl Session<'_> {
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(save);
         let io = |source| Error::Io { file: self.dir.to_path_buf(), source };
-        self.running = Some(Running { step: progress.step, began, thread: thread.map_err(io)? });
+        let thread = Some(thread.map_err(io)?);
+        self.running = Some(Running { step: progress.step, began, thread });
         Ok(())
     }
 
@@ -162,12 +207,17 @@ impl Session<'_> {
         now: u64,
         out: &mut dyn Observer,
     ) -> Result<()> {
-        let ready = |running: &mut Running| wait || running.thread.is_finished();
-        let Some(Running { step, began, thread }) = self.running.take_if(ready) else {
+        let Some(running) = &self.running else { return Ok(()) };
+        let is_finished = running.thread.as_ref().is_some_and(JoinHandle::is_finished);
+        if !wait && !agree::any(trainer.comm, is_finished)? {
             return Ok(());
+        }
+        let Some(Running { step, began, thread }) = self.running.take() else { return Ok(()) };
+        let join = |thread: JoinHandle<nanochat_gpt::Result<Saved>>| {
+            let saved = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            saved.map_err(Error::from)
         };
-        let saved = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let tried = saved.map_err(Error::from).map(|saved| {
+        let tried = shared(thread.map(join), trainer.comm).map(|saved| {
             trainer.watch.save_s = trainer.watch.save_s.max(began.elapsed().as_secs_f64());
             self.done(step, saved, out);
         });

@@ -7,6 +7,7 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod import;
+pub mod launch;
 pub mod report;
 pub mod sandbox;
 pub mod serve;
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Speedrun(args) => speedrun::run(&args, &global),
         Command::Chat(args) => chat::run(&args, &global),
         Command::Serve(args) => serve::run(&args, &global),
+        Command::Launch(args) => launch::run(&args, &global),
         Command::Train(command) => train::run(&command, &global),
         Command::Eval(command) => eval::run(&command, &global),
         Command::Tokenizer(command) => tokenizer::run(&command, &global),

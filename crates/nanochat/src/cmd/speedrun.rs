@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
+use nanochat_compute::comm::Solo;
 use nanochat_compute::eager::Eager;
 use nanochat_engine::Diversity;
 use nanochat_gpt::checkpoint;
@@ -21,6 +22,7 @@ use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use nanochat_train::base::Outcome;
 use nanochat_train::batch_size::Job;
 use nanochat_train::eval::held_out::Score;
+use nanochat_train::ranks::sums::Sum;
 use nanochat_train::recipe::{Ask, Recipe};
 use nanochat_train::survival::Survival;
 use serde::{Deserialize, Serialize};
@@ -270,10 +272,10 @@ impl Pipeline<'_> {
         }
     }
 
-    fn options(&self) -> StageOptions {
-        let seed = self.plan.seed;
-        let survival = self.survival.clone();
-        StageOptions { resume: self.resume, seed, eval_tokens_given: false, survival }
+    fn options(&self) -> StageOptions<'static> {
+        let (resume, seed) = (self.resume, self.plan.seed);
+        let (survival, comm, sum) = (self.survival.clone(), &Solo, Sum::default());
+        StageOptions { resume, seed, eval_tokens_given: false, survival, comm, sum }
     }
 
     /// The rows of a stage's micro batch, chosen, said and noted.

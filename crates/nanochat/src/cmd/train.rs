@@ -24,6 +24,7 @@ use crate::batch::{self, Wanted};
 use crate::cli::Global;
 use crate::machine;
 use crate::pipeline::{self, Corpus, StageOptions, Talks};
+use crate::ranks::Ranks;
 use crate::run_dir::RunDir;
 use crate::run_lock::RunLock;
 use crate::screen::Screen;
@@ -31,7 +32,7 @@ use crate::stage::{Optimizations, Stage};
 use crate::supervise;
 
 pub use flags::{BaseArgs, CadenceFlags, RecipeFlags, SftArgs, bad_rows};
-pub use survive::SurvivalFlags;
+pub use survive::{SurvivalFlags, Time, listen};
 
 /// What to train.
 #[derive(Subcommand)]
@@ -52,13 +53,19 @@ pub enum TrainCommand {
 /// Runs the command.
 pub fn run(command: &TrainCommand, global: &Global) -> Result<()> {
     match command {
-        TrainCommand::Base(args) => base(args, global),
-        TrainCommand::Sft(args) => sft(args, global),
+        TrainCommand::Base(args) => {
+            let alone = args.survival.supervise;
+            Ranks::meet(&args.ranks, global, alone)?.run(|ranks| base(args, global, ranks))
+        }
+        TrainCommand::Sft(args) => {
+            let alone = args.survival.supervise;
+            Ranks::meet(&args.ranks, global, alone)?.run(|ranks| sft(args, global, ranks))
+        }
         TrainCommand::Rl(args) => rl::run(args, global),
     }
 }
 
-fn base(args: &BaseArgs, global: &Global) -> Result<()> {
+fn base(args: &BaseArgs, global: &Global, ranks: &Ranks) -> Result<()> {
     let start = Instant::now();
     let depth = args.recipe.depth.unwrap_or(Ask::default().depth);
     let run = RunDir::open_or_create(args.run.as_deref(), &format!("d{depth}"))?;
@@ -66,11 +73,13 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     if args.survival.supervise {
         return supervise::run(&run, "base", args.resume, &survival.stop);
     }
-    let _lock = RunLock::take(&run)?;
+    let _lock = ranks.is_first().then(|| RunLock::take(&run)).transpose()?;
     let tokenizer = match &args.tokenizer {
         Some(path) => {
             let tokenizer = nanochat_tokenizer::Tokenizer::load(path)?;
-            tokenizer.save(&run.join("tokenizer"))?;
+            if ranks.is_first() {
+                tokenizer.save(&run.join("tokenizer"))?;
+            }
             tokenizer
         }
         None => run.tokenizer().context(
@@ -86,13 +95,13 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     };
     let data = corpus.split()?;
     let cadence = args.cadence.over(Cadence::default());
-    let be = global.backend()?;
+    let be = ranks.backend(global)?;
     let (t, rows) = (recipe.config.sequence_len, recipe.total_batch_size / ask.max_seq_len);
-    let job = Job { config: &recipe.config, t, rows };
+    let job = Job { config: &recipe.config, t, rows: ranks.share(rows)? };
     let resumed = batch::resumed(&run.join("base"), args.resume)?;
     let wanted = Wanted::of(ask.device_batch_size, resumed, &args.batch, 32);
-    let mut screen = Screen::open_log(&run)?;
-    let (b, choice) = batch::settle(&*be, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
+    let mut screen = Screen::of_rank(&run, ranks.comm().rank())?;
+    let (b, choice) = ranks.settle(&*be, &job, wanted, &args.batch, &mut screen)?;
     drop(screen);
     let recipe = Recipe::new(&Ask { device_batch_size: Some(b), ..ask })?;
     let forced = run.noted("forced").filter(|_| args.resume);
@@ -104,14 +113,21 @@ fn base(args: &BaseArgs, global: &Global) -> Result<()> {
     if let Some(forced) = forced {
         record["forced"] = forced;
     }
-    run.write_json("run.json", &record)?;
+    if ranks.is_first() {
+        run.write_json("run.json", &record)?;
+    }
     let options = StageOptions {
         resume: args.resume,
         seed: global.seed,
         eval_tokens_given: args.cadence.eval_tokens.is_some(),
         survival,
+        comm: ranks.comm(),
+        sum: args.ranks.sum(),
     };
     let outcome = pipeline::train_base(&*be, &run, &tokenizer, &recipe, &cadence, &data, options)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let mut optimizations = Optimizations::default();
     optimizations.batch("base", wanted, b, choice.as_ref());
     finish(&run, "base", &optimizations, &outcome, start, global)
@@ -122,14 +138,14 @@ pub fn starter_documents(tokens: f64) -> usize {
     (tokens / 110.0) as usize + 1000
 }
 
-fn sft(args: &SftArgs, global: &Global) -> Result<()> {
+fn sft(args: &SftArgs, global: &Global, ranks: &Ranks) -> Result<()> {
     let start = Instant::now();
     let run = RunDir::find(args.run.as_deref())?;
     let survival = args.survival.listen()?;
     if args.survival.supervise {
         return supervise::run(&run, "sft", args.resume, &survival.stop);
     }
-    let _lock = RunLock::take(&run)?;
+    let _lock = ranks.is_first().then(|| RunLock::take(&run)).transpose()?;
     let tokenizer = run.tokenizer()?;
     let from = match &args.from {
         Some(path) => checkpoint::latest(path)?.0,
@@ -141,31 +157,36 @@ fn sft(args: &SftArgs, global: &Global) -> Result<()> {
     } else {
         Talks::Files { paths: args.data.clone(), policy: bad_rows(args.skip_bad) }
     };
-    let mut screen = Screen::open_log(&run)?;
+    let mut screen = Screen::of_rank(&run, ranks.comm().rank())?;
     let data = talks.split(&mut screen)?;
     let packing = args.packing();
     let be: Box<dyn Backend> = match packing.step {
-        StepMode::Compiled => global.backend()?,
+        StepMode::Compiled => ranks.backend(global)?,
         StepMode::Eager => {
             global.expect_cpu("--step eager")?;
             Box::new(Eager::new(global.cpu()?))
         }
     };
     let be = &*be;
-    let job = Job { config: &sizes.config, t: sizes.t, rows: sizes.rows };
+    let rows = ranks.share(sizes.rows)?;
+    let job = Job { config: &sizes.config, t: sizes.t, rows };
     let resumed = batch::resumed(&run.join("sft"), args.resume)?;
     let wanted = match (args.device_batch_size, resumed) {
         // What is not planned once has no bytes to choose by: the baseline's batch.
         (None, None) if !packing.is_static() => Wanted::UpTo(BASELINE_BATCH),
         (given, resumed) => Wanted::of(given, resumed, &args.batch, sizes.inherited),
     };
-    let (b, choice) = batch::settle(be, &job, wanted, &args.batch, &mut |l| screen.say(l))?;
+    let (b, choice) = ranks.settle(be, &job, wanted, &args.batch, &mut screen)?;
     drop(screen);
     let recipe = sizes.recipe(args, b);
     let (resume, seed) = (args.resume, global.seed);
-    let options = StageOptions { resume, seed, eval_tokens_given: true, survival };
+    let (comm, sum) = (ranks.comm(), args.ranks.sum());
+    let options = StageOptions { resume, seed, eval_tokens_given: true, survival, comm, sum };
     let outcome =
         pipeline::train_sft(be, &run, &tokenizer, &from, &recipe, data, packing, options)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let mut optimizations = Optimizations::default();
     optimizations.batch("sft", wanted, b, choice.as_ref());
     optimizations.sft(packing);

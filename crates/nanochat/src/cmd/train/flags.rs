@@ -13,6 +13,7 @@ use nanochat_train::step::StepMode;
 use super::survive::StageSurvival;
 use crate::batch::BatchFlags;
 use crate::pipeline::Packing;
+use crate::ranks::RanksFlags;
 
 /// Flags of `train base`.
 #[derive(Args, Clone, Debug)]
@@ -41,6 +42,9 @@ pub struct BaseArgs {
     /// How the run survives.
     #[command(flatten)]
     pub survival: StageSurvival,
+    /// Several processes, one run.
+    #[command(flatten)]
+    pub ranks: RanksFlags,
     /// Sizes, steps and rates.
     #[command(flatten)]
     pub recipe: RecipeFlags,
@@ -261,6 +265,9 @@ pub struct SftArgs {
     /// How the run survives.
     #[command(flatten)]
     pub survival: StageSurvival,
+    /// Several processes, one run.
+    #[command(flatten)]
+    pub ranks: RanksFlags,
     /// T (default: the base run's).
     #[arg(long)]
     pub max_seq_len: Option<usize>,

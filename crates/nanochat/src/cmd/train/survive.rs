@@ -70,7 +70,8 @@ impl SurvivalFlags {
     }
 }
 
-fn listen(stop: &StopSignal) -> std::io::Result<()> {
+/// From here on SIGTERM, SIGINT and SIGUSR1 are asked to wait; a second SIGINT is not.
+pub fn listen(stop: &StopSignal) -> std::io::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
