@@ -8,6 +8,7 @@ import chat from "./flows-chat.mjs";
 import faults from "./flows-faults.mjs";
 import history from "./flows-history.mjs";
 import modules from "./flows-modules.mjs";
+import restart from "./flows-restart.mjs";
 import train from "./flows-train.mjs";
 
 const { chromium } = createRequire(import.meta.url)("playwright-core");
@@ -15,6 +16,9 @@ const { chromium } = createRequire(import.meta.url)("playwright-core");
 const args = process.argv.slice(2);
 const at = args.indexOf("--url");
 const live = at >= 0 ? args.splice(at, 2)[1]?.replace(/\/$/, "") : null;
+// A program and a run: the flow that kills a real server, and no other.
+const real = args.indexOf("--kill");
+const killed = real >= 0 ? args.splice(real, 3).slice(1) : null;
 const wanted = args.filter((word) => !word.startsWith("--"));
 
 let browser;
@@ -29,14 +33,10 @@ try {
 }
 
 const counts = { pass: 0, fail: 0, skip: 0 };
-for (const { name, scripted = false, flow } of [
-  ...chat,
-  ...history,
-  ...faults,
-  ...access,
-  ...train,
-  ...modules,
-]) {
+const flows = killed
+  ? restart(...killed)
+  : [...chat, ...history, ...faults, ...access, ...train, ...modules];
+for (const { name, scripted = false, flow } of flows) {
   if (wanted.length && !wanted.some((word) => name.includes(word))) continue;
   if (scripted && live) {
     counts.skip++;
@@ -62,6 +62,6 @@ for (const { name, scripted = false, flow } of [
 }
 await browser.close();
 console.log(
-  `${counts.pass} passed, ${counts.fail} failed, ${counts.skip} skipped, against ${live ?? "the stand-in"}`,
+  `${counts.pass} passed, ${counts.fail} failed, ${counts.skip} skipped, against ${live ?? killed?.[0] ?? "the stand-in"}`,
 );
 process.exit(counts.fail ? 1 : 0);

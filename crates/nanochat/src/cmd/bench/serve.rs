@@ -5,20 +5,24 @@
 //! (ttft) and the gaps between the others (itl). Without `--url` the server runs in this process, over
 //! a real socket: its clients then share the machine with it, and both are in the figures.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod client;
+mod faults;
+mod process;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nanochat_serve::{Config, Server};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::Global;
 use crate::cmd::serve::{Which, model};
+use client::{Ask, Heard, Target};
 
 /// Flags of `bench serve`.
 #[derive(Args, Clone, Debug)]
@@ -43,6 +47,24 @@ pub struct ServeBench {
     /// Words of each question.
     #[arg(long, default_value_t = 8, value_name = "N")]
     words: usize,
+    /// Instead: what others do wrong, against a process of its own (Linux); `all` runs all cases.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "CASE,...",
+        conflicts_with = "url"
+    )]
+    faults: Vec<faults::Case>,
+    /// Requests of the fault case `soak`.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    soak: usize,
+}
+
+impl ServeBench {
+    fn ask(&self) -> Ask {
+        Ask { max_tokens: self.max_tokens, words: self.words }
+    }
 }
 
 /// Figures of one number of clients. Times in milliseconds.
@@ -65,6 +87,9 @@ pub fn run(args: &ServeBench, global: &Global) -> Result<()> {
     if args.clients.contains(&0) || args.requests == 0 || args.max_tokens == 0 {
         bail!("--clients, --requests and --max-tokens want 1 or more");
     }
+    if !args.faults.is_empty() {
+        return faults::run(args, global);
+    }
     let (target, server, what) = match &args.url {
         Some(url) => (Target::parse(url, args.api_key.clone())?, None, url.clone()),
         None => {
@@ -81,7 +106,7 @@ pub fn run(args: &ServeBench, global: &Global) -> Result<()> {
     println!("{what}; answers of {} tokens, {} requests a client", args.max_tokens, args.requests);
     println!("clients  requests/s  tokens/s  ttft p50/p95/p99 ms      itl p50/p95/p99 ms  errors");
     // The first request finds cold caches: it does not count.
-    one(&target, args, 0).context("the server does not answer")?;
+    client::one(&target, args.ask(), 0).context("the server does not answer")?;
     let target = Arc::new(target);
     let mut sweep = Vec::new();
     for &clients in &args.clients {
@@ -111,42 +136,21 @@ pub fn run(args: &ServeBench, global: &Global) -> Result<()> {
     Ok(())
 }
 
-/// Where requests go.
-struct Target {
-    host: String,
-    key: Option<String>,
-}
-
-impl Target {
-    fn parse(url: &str, key: Option<String>) -> Result<Self> {
-        let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        match host.filter(|h| !h.is_empty() && !h.contains('/')) {
-            Some(host) if host.contains(':') => Ok(Self { host: host.into(), key }),
-            Some(host) => Ok(Self { host: format!("{host}:80"), key }),
-            None => bail!("--url is {url:?}: give http://HOST:PORT, without a path"),
-        }
-    }
-}
-
-/// When what came of one answer.
-#[derive(Default)]
-struct Heard {
-    /// None: nothing of the answer could be shown.
-    ttft_ms: Option<f64>,
-    gaps_ms: Vec<f64>,
-    tokens: usize,
-}
-
-/// Lets `clients` ask at once and gathers what they heard.
-fn load(target: &Arc<Target>, args: &ServeBench, clients: usize) -> Result<Row> {
+/// What `clients` that asked at once heard: of each its answers, or what went wrong, and the seconds in all.
+fn crowd(
+    target: &Arc<Target>,
+    ask: Ask,
+    clients: usize,
+    requests: usize,
+) -> Result<(Vec<Result<Heard>>, f64)> {
     let next = Arc::new(AtomicUsize::new(1));
     let began = Instant::now();
     let threads: Vec<_> = (0..clients)
         .map(|_| {
-            let (target, args, next) = (Arc::clone(target), args.clone(), Arc::clone(&next));
+            let (target, next) = (Arc::clone(target), Arc::clone(&next));
             let work = move || {
-                let ask = |_| one(&target, &args, next.fetch_add(1, Ordering::Relaxed)).ok();
-                (0..args.requests).map(ask).collect::<Vec<_>>()
+                let one = |_| client::one(&target, ask, next.fetch_add(1, Ordering::Relaxed));
+                (0..requests).map(one).collect::<Vec<_>>()
             };
             std::thread::Builder::new().stack_size(256 << 10).spawn(work)
         })
@@ -154,11 +158,16 @@ fn load(target: &Arc<Target>, args: &ServeBench, clients: usize) -> Result<Row> 
         .context("cannot start so many clients")?;
     let mut heard = Vec::new();
     for thread in threads {
-        heard.extend(thread.join().unwrap_or_default());
+        heard.extend(thread.join().map_err(|_| anyhow!("a client panicked"))?);
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let errors = clients * args.requests - heard.iter().flatten().count();
+    Ok((heard, began.elapsed().as_secs_f64()))
+}
+
+/// Lets `clients` ask at once and gathers what they heard.
+fn load(target: &Arc<Target>, args: &ServeBench, clients: usize) -> Result<Row> {
+    let (heard, seconds) = crowd(target, args.ask(), clients, args.requests)?;
     let good: Vec<&Heard> = heard.iter().flatten().collect();
+    let errors = heard.len() - good.len();
     let ttft = sorted(good.iter().filter_map(|h| h.ttft_ms));
     let gaps = sorted(good.iter().flat_map(|h| h.gaps_ms.iter().copied()));
     let tokens: usize = good.iter().map(|h| h.tokens).sum();
@@ -188,108 +197,6 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
-/// Asks once and hears the answer to its end.
-fn one(target: &Target, args: &ServeBench, number: usize) -> Result<Heard> {
-    // Each question differs from its first words on: no cache of prompts answers for the model.
-    let words: String = (0..args.words).map(|i| format!(" {}", (number + 1) * (i + 7))).collect();
-    let body = json!({
-        "messages": [{"role": "user", "content": format!("{number}:{words}. Tell me a story.")}],
-        "max_tokens": args.max_tokens, "ignore_eos": true, "temperature": 1, "seed": number,
-        "nanochat": {"tools": false}, "stream": true, "stream_options": {"include_usage": true},
-    })
-    .to_string();
-    let key =
-        target.key.as_ref().map_or(String::new(), |k| format!("Authorization: Bearer {k}\r\n"));
-    let began = Instant::now();
-    let mut stream = TcpStream::connect(&target.host)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(600)))?;
-    write!(
-        stream,
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{key}\
-         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        target.host,
-        body.len()
-    )?;
-    hear(BufReader::new(stream), began)
-}
-
-/// Reads the events of an answer.
-fn hear(mut stream: impl BufRead, began: Instant) -> Result<Heard> {
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    if line.split(' ').nth(1) != Some("200") {
-        bail!("the server answers {:?}", line.trim());
-    }
-    let mut chunked = false;
-    loop {
-        line.clear();
-        if stream.read_line(&mut line)? == 0 || line.trim().is_empty() {
-            break;
-        }
-        chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
-    }
-    let body: Box<dyn BufRead + '_> = match chunked {
-        true => Box::new(BufReader::new(Chunked { stream, left: 0 })),
-        false => Box::new(stream),
-    };
-    let mut heard = Heard::default();
-    let mut last: Option<Instant> = None;
-    for line in body.lines() {
-        let line = line?;
-        let Some(data) = line.strip_prefix("data: ") else { continue };
-        if data == "[DONE]" {
-            return Ok(heard);
-        }
-        let event: Value = serde_json::from_str(data)?;
-        if let Some(error) = event.get("error") {
-            bail!("the server breaks off: {error}");
-        }
-        if let Some(tokens) = event["usage"]["completion_tokens"].as_u64() {
-            heard.tokens = tokens as usize;
-        }
-        if event["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()) {
-            let now = Instant::now();
-            match last.replace(now) {
-                None => heard.ttft_ms = Some((now - began).as_secs_f64() * 1e3),
-                Some(before) => heard.gaps_ms.push((now - before).as_secs_f64() * 1e3),
-            }
-        }
-    }
-    bail!("the answer ended before [DONE]")
-}
-
-/// The bytes of a body in chunks: `size in hex CRLF bytes CRLF`, 0 at the end.
-struct Chunked<R> {
-    stream: R,
-    /// Bytes of the chunk that are not read.
-    left: usize,
-}
-
-impl<R: BufRead> Read for Chunked<R> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        if self.left == 0 {
-            let mut line = String::new();
-            // The line break behind the chunk before is an empty line.
-            while line.trim().is_empty() {
-                line.clear();
-                if self.stream.read_line(&mut line)? == 0 {
-                    return Ok(0);
-                }
-            }
-            let size = line.trim().split(';').next().unwrap_or("");
-            self.left = usize::from_str_radix(size, 16).map_err(std::io::Error::other)?;
-            if self.left == 0 {
-                return Ok(0);
-            }
-        }
-        let most = out.len().min(self.left);
-        let read = self.stream.read(&mut out[..most])?;
-        self.left -= read;
-        Ok(read)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,33 +207,5 @@ mod tests {
         assert_eq!([0.5, 0.95, 0.99].map(|q| quantile(&values, q)), [50.0, 95.0, 99.0]);
         assert_eq!(quantile(&[7.0], 0.99), 7.0);
         assert_eq!(quantile(&[], 0.5), 0.0);
-    }
-
-    #[test]
-    fn an_answer_in_chunks_is_read_whatever_their_borders() {
-        let body = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: ping\n\n\
-                    data: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\n\
-                    data: {\"choices\":[],\"usage\":{\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
-        for size in [1, 7, 1000] {
-            let mut answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
-            for part in body.as_bytes().chunks(size) {
-                let text = std::str::from_utf8(part).unwrap();
-                answer += &format!("{:x}\r\n{text}\r\n", part.len());
-            }
-            answer += "0\r\n\r\n";
-            let heard = hear(answer.as_bytes(), Instant::now()).unwrap();
-            assert_eq!((heard.tokens, heard.gaps_ms.len()), (2, 1));
-        }
-        assert!(hear(&b"HTTP/1.1 429 Too Many\r\n\r\n"[..], Instant::now()).is_err());
-        assert!(hear(&b"HTTP/1.1 200 OK\r\n\r\ndata: {}\n\n"[..], Instant::now()).is_err());
-    }
-
-    #[test]
-    fn a_url_is_an_address() {
-        assert_eq!(Target::parse("http://127.0.0.1:8000/", None).unwrap().host, "127.0.0.1:8000");
-        assert_eq!(Target::parse("http://chat.example", None).unwrap().host, "chat.example:80");
-        for url in ["127.0.0.1:8000", "https://x", "http://", "http://x/v1"] {
-            assert!(Target::parse(url, None).is_err(), "{url}");
-        }
     }
 }

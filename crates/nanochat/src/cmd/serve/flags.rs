@@ -1,11 +1,13 @@
 //! Flags of `serve`, and the server's configuration from them.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
 use nanochat_serve::auth::Keys;
 use nanochat_serve::config::{Defaults, Timeouts};
 use nanochat_serve::{Config, ModelInfo};
@@ -101,6 +103,26 @@ pub struct Which {
     /// Requests that may wait; more get 429.
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub queue: usize,
+}
+
+impl Which {
+    /// The flags that give another process the same.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut all: Vec<OsString> = Vec::new();
+        let mut flag = |name: &str, value: Option<String>| {
+            all.extend(value.map(|value| format!("--{name}={value}").into()));
+        };
+        let name = |value: Option<PossibleValue>| value.map(|v| v.get_name().to_owned());
+        flag("source", self.source.and_then(|source| name(source.to_possible_value())));
+        flag("step", self.step.map(|step| step.to_string()));
+        flag("weights", name(self.weights.to_possible_value()));
+        flag("context", self.context.map(|context| context.to_string()));
+        flag("model-name", self.model_name.clone());
+        flag("rows", Some(self.rows.to_string()));
+        flag("queue", Some(self.queue.to_string()));
+        all.extend(self.run.iter().map(|run| run.clone().into_os_string()));
+        all
+    }
 }
 
 impl ServeArgs {

@@ -1,5 +1,8 @@
 //! `nanochat serve` and `bench serve` as a person meets them: start, mistakes, signals.
 
+#[cfg(unix)]
+mod kills;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -195,4 +198,19 @@ fn a_bench_asks_its_own_server_and_one_that_runs() {
     }
     let (output, errors) = run(home.path(), &["bench", "serve", "--url", "http://127.0.0.1:9"]);
     assert!(!output.status.success() && errors.contains("does not answer"), "{errors}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn requests_of_every_kind_leave_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    toy_run(home.path());
+    let flags = ["--device", "cpu", "--threads", "1"];
+    let case = ["bench", "serve", "--faults", "soak", "--soak", "60"];
+    let (output, errors) = run(home.path(), &[&case[..], &flags].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let soak = &last["faults"]["soak"];
+    assert_eq!(soak["figures"]["wrong"], 0, "{said}{errors}");
+    assert_eq!(soak["figures"]["idle"], soak["figures"]["after"], "{said}");
 }
