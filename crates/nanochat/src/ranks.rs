@@ -61,6 +61,18 @@ pub enum Means {
     Nccl,
 }
 
+/// Errors: a launcher started this process as one of several ranks, and `command` is for one.
+pub fn expect_one(command: &str) -> Result<()> {
+    match Identity::read(&|name| std::env::var(name).ok())?.filter(|me| me.world > 1) {
+        Some(me) => bail!(
+            "{command} runs on one rank, and this is rank {} of {}: start it without the launcher",
+            me.rank,
+            me.world
+        ),
+        None => Ok(()),
+    }
+}
+
 /// This process among the others.
 pub struct Ranks {
     comm: Box<dyn Comm>,
