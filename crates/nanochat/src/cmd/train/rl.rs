@@ -70,6 +70,9 @@ pub struct RlArgs {
     /// Questions of your own to test by; none: those of --task-file.
     #[arg(long, requires = "task_file")]
     pub test_file: Option<PathBuf>,
+    /// Seed of the built-in world whose questions are asked; none: --seed.
+    #[arg(long, value_name = "SEED")]
+    pub world: Option<u64>,
     /// A folder of downloaded data; none: `$NANOCHAT_DATA_DIR`, else the base directory.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -267,7 +270,10 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
     let seed = global.seed;
     let questions = match &args.task_file {
         Some(file) => own_questions(file, args.test_file.as_deref())?,
-        None => questions(args.task, args.data_dir.as_deref(), (seed, args.eval_examples))?,
+        None => {
+            let drawn = (args.world.unwrap_or(seed), args.eval_examples);
+            questions(args.task, args.data_dir.as_deref(), drawn)?
+        }
     };
     let recipe = args.recipe(&questions, seed);
     let be = global.backend()?;
