@@ -159,10 +159,10 @@ impl Pool {
     fn places(
         &self,
         be: &dyn Backend,
-        (len, t): (usize, usize),
+        (len, t, ahead): (usize, usize, usize),
         before: Option<&Places>,
     ) -> Result<Places> {
-        let named = (len + t).div_ceil(PAGE);
+        let named = (len + ahead).div_ceil(PAGE);
         // A device that replays its steps wants the same shapes for a while.
         let pages = match be.own_memory() {
             Some(_) => named.next_multiple_of(STEADY_PAGES),
@@ -267,13 +267,14 @@ impl Cache {
         Ok(())
     }
 
-    /// Prepares for `t` tokens a row after the `len` that are held.
-    pub fn begin(&mut self, be: &dyn Backend, len: usize, t: usize) -> Result<()> {
+    /// Prepares for `t` tokens a row after the `len` that are held; with pages for `ahead` of them, at least
+    /// `t`, of which those after the first `t` follow in the same step.
+    pub fn begin(&mut self, be: &dyn Backend, len: usize, t: usize, ahead: usize) -> Result<()> {
         for pool in &mut self.pools {
-            pool.make_room(be, len, t)?;
+            pool.make_room(be, len, ahead)?;
         }
         let before = std::mem::take(&mut self.places);
-        let of = |(i, pool): (usize, &Pool)| pool.places(be, (len, t), before.get(i));
+        let of = |(i, pool): (usize, &Pool)| pool.places(be, (len, t, ahead), before.get(i));
         self.places = self.pools.iter().enumerate().map(of).collect::<Result<_>>()?;
         Ok(())
     }
