@@ -12,17 +12,17 @@ use super::launch::{args, int};
 use crate::ops::{After, Ahead, MatMul, StepAttention, StepEmbed, StepLinear, StepMix};
 use crate::{DType, Result, Tensor};
 
-/// Threads of a block: PROGRAM_THREADS in program.cu.
+/// Threads of a block: PROGRAM_THREADS in program.cuh.
 const THREADS: u32 = 384;
-/// Parts of a head's keys at most: MOST_SPLITS in program.cu.
+/// Parts of a head's keys at most: MOST_SPLITS in program.cuh.
 const SPLITS: usize = 8;
-/// `sizeof(Space)` of program.cu, and more.
+/// `sizeof(Space)` of program.cuh, and more.
 const SPACE: usize = 13 << 10;
-/// `sizeof(Phase)` of program.cu.
+/// `sizeof(Phase)` of program.cuh.
 const PHASE: usize = 304;
 /// Bytes of a slot of the ring of weights, unless a row is longer: a good piece of a copy.
 const SLOT: usize = 12 << 10;
-/// Slots at most: MOST_SLOTS in program.cu; and at least: those of a round, twice.
+/// Slots at most: MOST_SLOTS in program.cuh; and at least: those of a round, twice.
 const SLOTS: std::ops::RangeInclusive<usize> = 4..=64;
 /// Scores of queries and keys of this norm are summed as 2^score without a maximum: far below 2^127.
 const MOST_SCORE: f32 = 60.0;
@@ -174,9 +174,11 @@ impl Builder {
             phase.factors[2] = g.s.scale;
             let vocab = int(g.table.len() / (g.s.hkv * g.s.d));
             phase.more = [vocab, int(g.s.d), int(g.s.channels), 0, 0, int(g.s.hkv), 0];
-            if g.s.channels > 32 {
+            // A lane a channel; heads are those of attention.
+            if g.s.channels > 32 || !(self.d == 0 || self.d == g.s.d) {
                 return None;
             }
+            self.d = g.s.d;
         }
         match o.after {
             // The head: its results are for everybody.
@@ -302,7 +304,7 @@ impl Words {
         self.ints(&[0]);
     }
 
-    /// As struct Phase in program.cu.
+    /// As struct Phase in program.cuh.
     fn phase(&mut self, p: &Phase, packets: u64) {
         self.stream(p.input.as_ref(), packets);
         self.stream(p.add.as_ref(), packets);

@@ -19,9 +19,12 @@ const FILES: [(&str, &str); 12] = [
 ];
 
 /// Files that others include.
-const HEADERS: [(&str, &str); 9] = [
+const HEADERS: [(&str, &str); 12] = [
     ("device.cuh", include_str!("kernels/device.cuh")),
     ("exchange.cuh", include_str!("kernels/exchange.cuh")),
+    ("program.cuh", include_str!("kernels/program.cuh")),
+    ("program_attend.cuh", include_str!("kernels/program_attend.cuh")),
+    ("program_linear.cuh", include_str!("kernels/program_linear.cuh")),
     ("gemv.cuh", include_str!("kernels/gemv.cuh")),
     ("mma.cuh", include_str!("kernels/mma.cuh")),
     ("tiles.cuh", include_str!("kernels/tiles.cuh")),

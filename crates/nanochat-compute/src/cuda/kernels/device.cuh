@@ -69,6 +69,7 @@ __device__ __forceinline__ void put(bf16* to, float x) { *to = to_bf16(x); }
 
 // V elements that lie together, as one access where V is 4: 16 bytes of float, 8 of bf16.
 template <int V> struct Floats { float x[V]; };
+struct __align__(8) Two32 { float x, y; };
 struct __align__(16) Four32 { float x[4]; };
 struct __align__(8) Four16 { bf16 x[4]; };
 struct __align__(16) Eight16 { bf16 x[8]; };

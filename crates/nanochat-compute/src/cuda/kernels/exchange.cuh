@@ -36,12 +36,12 @@ __device__ __forceinline__ void put_bits(u64* to, u64 x) {
 }
 __device__ __forceinline__ u64 get_bits(const u64* from) {
     u64 x;
-    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(x) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(x) : "l"(from));
     return x;
 }
 __device__ __forceinline__ Packets get_two(const u64* from) {
     Packets two;
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(two.x), "=l"(two.y) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(two.x), "=l"(two.y) : "l"(from));
     return two;
 }
 __device__ __forceinline__ void ask_again(unsigned& asked) {
@@ -86,9 +86,9 @@ __device__ __forceinline__ float number_of(u64 packet) { return float_of((unsign
 __device__ __forceinline__ void put_packet(u64* to, float x, unsigned tag) {
     put_bits(to, (u64)tag << 32 | bits_of(x));
 }
-__device__ __forceinline__ float wait_packet(const u64* from, unsigned tag) {
+// Waits for a packet that was asked for.
+__device__ __forceinline__ float wait_packet(u64 packet, const u64* from, unsigned tag) {
     unsigned asked = 0;
-    u64 packet = get_bits(from);
     while (tag_of(packet) != tag) {
         ask_again(asked);
         packet = get_bits(from);
