@@ -60,7 +60,8 @@ template <int D> __device__ __forceinline__ void program(
     SHARED
     Space& space = *(Space*)shared;
     if (threadIdx.x == FILLER) {
-        space.launch = {(const Phase*)phases, tokens, found, (u64*)best, epoch, count, steps, slots, slot_bytes, most_k, 0};
+        space.launch = {(const Phase*)phases, tokens, found, (u64*)best, epoch,
+                        count, steps, slots, slot_bytes, most_k, 0};
         space.filler = {0, 0, 0};
         for (int i = 0; i < slots; i++) slot_init(space.full + i);
         slots_are_made();

@@ -82,7 +82,9 @@ struct Space {
     Filler filler;
     // SPACE in program.rs has room for this.
     // Then the ring, (slots, slot_bytes), what is multiplied, (most_k) floats, and the phases.
-    __device__ __forceinline__ unsigned char* ring() { return (unsigned char*)this + (sizeof(Space) + 127) / 128 * 128; }
+    __device__ __forceinline__ unsigned char* ring() {
+        return (unsigned char*)this + (sizeof(Space) + 127) / 128 * 128;
+    }
     __device__ __forceinline__ float* x() { return (float*)(ring() + launch.slots * launch.slot_bytes); }
     __device__ __forceinline__ Phase* phases() { return (Phase*)(x() + launch.most_k); }
 };
@@ -175,7 +177,8 @@ __device__ __forceinline__ float sum_of_eight(const float (&x)[8], int lane) {
 }
 
 // A whole stream, into shared memory: N pairs a thread at a time.
-template <int N, bool MIXED> __device__ __forceinline__ void wait_stream(float* to, const Stream& s, int k, unsigned base) {
+template <int N, bool MIXED> __device__ __forceinline__ void wait_stream(
+    float* to, const Stream& s, int k, unsigned base) {
     const int STRIDE = 2 * PROGRAM_THREADS;
     const bool mixed = MIXED && s.y;
     float fa = mixed && s.a ? *s.a : 1.0f, fb = mixed ? s.sign * *s.b : 0.0f;

@@ -79,7 +79,8 @@ template <int D> __device__ __forceinline__ void linear_phase(Space& space, cons
     const Own own = p.own;
     const unsigned char* ring = space.ring();
     float* in = space.x();
-    int thread = thread_here(), warp = thread / 32, lane = thread % 32, k = p.k, parts = min(own.segments, PROGRAM_WARPS);
+    int thread = thread_here(), warp = thread / 32, lane = thread % 32, k = p.k;
+    int parts = min(own.segments, PROGRAM_WARPS);
     int group = own.groups > 1 ? (warp * own.of_segments) >> 16 : 0, segment = warp - group * own.segments;
     bool works = group < own.groups && segment < own.segments;
     Largest best = {-INFINITY, 0x7fffffff};
