@@ -240,7 +240,14 @@ impl Builder {
         let same = q.phase == k.phase && k.phase == v.phase;
         let bound = o.qk_scale * o.qk_scale * s.d as f32 * s.scale * std::f32::consts::LOG2_E;
         let known = self.d == 0 || self.d == s.d;
-        if s.rows != 1 || s.t != 1 || !follow || !same || !(bound <= MOST_SCORE) || !known {
+        if s.rows != 1
+            || s.t != 1
+            || !follow
+            || !same
+            || bound.is_nan()
+            || bound > MOST_SCORE
+            || !known
+        {
             return None;
         }
         if !(s.d == 64 || s.d == 128) || o.keys.dtype() != DType::BF16 {
