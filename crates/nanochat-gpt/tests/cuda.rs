@@ -179,6 +179,70 @@ fn a_replayed_step_is_the_reference_s_in_every_conversation() {
     }
 }
 
+/// Steps of one row as one launch: heads of 64 channels in groups, and of 128 alone; layers of every kind.
+fn with_programs() -> [GptConfig; 3] {
+    [(2, 1, 128, Generation::G5), (2, 2, 256, Generation::G5), (2, 1, 128, Generation::G1)].map(
+        |(n_head, n_kv_head, n_embd, generation)| {
+            let raw = RawConfig {
+                sequence_len: 512,
+                vocab_size: 90,
+                n_layer: 4,
+                n_head,
+                n_kv_head,
+                n_embd,
+                window_pattern: "SL".into(),
+                generation,
+                ..RawConfig::default()
+            };
+            GptConfig::new(raw).expect("sizes that fit")
+        },
+    )
+}
+
+#[test]
+fn one_row_s_steps_in_one_launch_are_those_of_two_rows_in_kernels() {
+    for cuda in devices(Precision::Bf16) {
+        for config in with_programs() {
+            let model = tiny::model(&cuda, config, 7);
+            let mut one = NanoDecoder::new(&cuda, &model, 700).expect("a small cache");
+            let mut two = NanoDecoder::new(&cuda, &model, 700).expect("a small cache");
+            // One page, some in one window and in splits, and a border of pages.
+            for (prompt, steps) in [(5, 3), (300, 1), (125, 2)] {
+                one.reset();
+                two.reset();
+                let ids = Draws(prompt as u64).ids(prompt, 90);
+                assert_eq!(one.prefill(&ids).expect("room"), two.prefill(&ids).expect("room"));
+                two.fork(2).expect("one row");
+                let mut id = 3;
+                for step in 0..steps {
+                    let got = one.decode(&[id]).expect("room");
+                    let want = two.decode(&[id, id]).expect("room");
+                    // Sums in another order, and a key that is rounded the other way.
+                    let off = apart(&got, &want[..90]);
+                    assert!(off < 2e-3, "{prompt} and {step}: logits are {off} off");
+                    id = (id + 17) % 90;
+                }
+                // Found and fed by the device, alone and many at once.
+                let first = one.decode_likeliest(&[id]).expect("room");
+                let rest = one.decode_likeliest_ahead(&first, 4).expect("room");
+                let mut column = two.decode_likeliest(&[id, id]).expect("room");
+                assert_eq!(first[0], column[0], "after {prompt}");
+                for (i, got) in rest.iter().enumerate() {
+                    let logits = two.decode(&column).expect("room");
+                    let at = |id: u32| logits[id as usize];
+                    let best = logits[..90].iter().fold(f32::MIN, |m, x| m.max(*x));
+                    assert!(best - at(*got) < 1e-2, "step {i} after {prompt} found another id");
+                    column = vec![*got; 2];
+                }
+                assert_eq!(one.len(), two.len(), "after {prompt}");
+            }
+            if cuda.has_programs() {
+                assert!(cuda.programs() > 0, "steps were not put together");
+            }
+        }
+    }
+}
+
 /// Ids of five sequences, of which two begin alike.
 fn five() -> Vec<Vec<u32>> {
     let shared = Draws(6).ids(70, 90);

@@ -3,6 +3,8 @@
 //! In: the launcher's environment, flags. Out: a [`Comm`], on which a stage runs as it would alone; rank 0
 //! is the one that speaks and writes. An end that not all ranks know of is told to the others.
 
+use std::io::Write;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use nanochat_compute::comm::Solo;
@@ -61,6 +63,18 @@ pub enum Means {
     Nccl,
 }
 
+/// Errors: a launcher started this process as one of several ranks, and `command` is for one.
+pub fn expect_one(command: &str) -> Result<()> {
+    match Identity::read(&|name| std::env::var(name).ok())?.filter(|me| me.world > 1) {
+        Some(me) => bail!(
+            "{command} runs on one rank, and this is rank {} of {}: start it without the launcher",
+            me.rank,
+            me.world
+        ),
+        None => Ok(()),
+    }
+}
+
 /// This process among the others.
 pub struct Ranks {
     comm: Box<dyn Comm>,
@@ -111,7 +125,9 @@ impl Ranks {
         let rank = me.rank;
         let comm = wire(flags.comm, global, &met)?;
         let beat = Heartbeat::start(&mut met, move |lost| {
-            eprintln!("error: rank {rank}: {lost}");
+            // In one piece: several ranks write to one terminal.
+            let text = format!("error: rank {rank}: {lost}\n");
+            let _ = std::io::stderr().write_all(text.as_bytes());
             std::process::exit(exit::RANK_LOST.into());
         });
         Ok(Self { comm, beat: Some(beat), neighbours, local_rank: me.local_rank })

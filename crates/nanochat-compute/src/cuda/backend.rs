@@ -6,7 +6,7 @@ use super::{Cuda, Work};
 use crate::checks::{self, expect, expect_places, expect_positions, lens};
 use crate::error::expect_len;
 use crate::ops::{
-    AdamW, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, MuonMatrix,
+    AdamW, Ahead, Attention, Backend, CachedAttention, HeadLoss, Layout, MatMul, Muon, MuonMatrix,
     PackedWeight, RopeNorm, Smear, StepAttention, StepEmbed, StepLinear, StepStyle, ValueGate,
     WeightFormat,
 };
@@ -466,6 +466,23 @@ impl Backend for Cuda {
 
     fn replay(&self, key: &[u64], run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.replayed(key, run)
+    }
+
+    fn replay_ahead(
+        &self,
+        key: &[u64],
+        ahead: &Ahead<'_>,
+        run: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<usize> {
+        if self.replayed_ahead(key, ahead, run)? {
+            return Ok(ahead.steps);
+        }
+        if let Some(found) = ahead.found {
+            // Numbers of 32 bits are copied, whatever they are.
+            let found = found.slice(0..ahead.ids.len()).cast(DType::F32);
+            self.copy(&found, &ahead.ids.cast(DType::F32))?;
+        }
+        Ok(1)
     }
 
     fn rope_norm_backward(

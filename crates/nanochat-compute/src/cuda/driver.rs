@@ -105,6 +105,16 @@ pub trait Driver {
     /// The arguments are those of the kernel in number, order and type; addresses are of live memory
     /// of this device, as long as the kernel reads and writes.
     unsafe fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()>;
+    /// Blocks of a kernel that the device can run all at the same time, one a multiprocessor, and bytes of
+    /// shared memory that each can have; none where it cannot promise that, or where blocks cannot hand
+    /// each other results while they run (before compute capability 9.0).
+    fn together(&self) -> Option<(usize, usize)>;
+    /// As [`Driver::launch`], of blocks that wait for each other: at most as many as [`Driver::together`]
+    /// says.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`].
+    unsafe fn launch_together(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()>;
     /// Queues a matrix product.
     ///
     /// # Safety

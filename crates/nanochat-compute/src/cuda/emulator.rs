@@ -332,6 +332,16 @@ impl Driver for Emulator {
         self.now_or_later(Queued::Launch { kernel: kernel.into(), grid, args: args.to_vec() })
     }
 
+    fn together(&self) -> Option<(usize, usize)> {
+        // Few blocks, each with little memory: more rounds, slots used again sooner.
+        (self.capability >= (9, 0)).then_some((3, 80 << 10))
+    }
+
+    unsafe fn launch_together(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        // SAFETY: the caller's promise. The shim knows which kernels' blocks run together.
+        unsafe { self.launch(kernel, grid, args) }
+    }
+
     unsafe fn product(&self, p: &Product) -> Result<()> {
         self.now_or_later(Queued::Product(*p))
     }

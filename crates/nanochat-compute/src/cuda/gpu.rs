@@ -75,6 +75,8 @@ fn driver_error(e: DriverError) -> Error {
 /// One GPU, with a stream of work.
 pub(super) struct Gpu {
     info: GpuInfo,
+    /// Bytes of shared memory that a block can ask for.
+    shared: usize,
     stream: cu_sys::CUstream,
     modules: Vec<cu_sys::CUmodule>,
     kernels: RefCell<HashMap<String, Kernel>>,
@@ -122,6 +124,11 @@ impl Gpu {
             let context = cu::primary_ctx::retain(device).map_err(driver_error)?;
             cu::ctx::set_current(context).map_err(driver_error)?;
         }
+        let most =
+            cu_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        // SAFETY: the device was given by the driver.
+        let shared = unsafe { cu::device::get_attribute(device, most) }.map_err(driver_error)?;
+        let shared = usize::try_from(shared).unwrap_or(0);
         let stream =
             cu::stream::create(cu::stream::StreamKind::NonBlocking).map_err(driver_error)?;
         let cubins = compile::cubins(info.capability)?;
@@ -134,7 +141,7 @@ impl Gpu {
         // SAFETY: freed when the GPU is closed; written before it is read (`download`).
         let staging = unsafe { cu::malloc_host(STAGING, 0) }.map_err(driver_error)?;
         let (kernels, events, held, spare) = Default::default();
-        Ok(Self { info, stream, modules, kernels, products, staging, events, held, spare })
+        Ok(Self { info, shared, stream, modules, kernels, products, staging, events, held, spare })
     }
 
     fn kernel(&self, name: &str, shared: u32) -> Result<cu_sys::CUfunction> {
@@ -159,6 +166,48 @@ impl Gpu {
         }
         self.kernels.borrow_mut().insert(name.into(), Kernel { function, shared });
         Ok(function)
+    }
+
+    /// # Safety
+    /// As [`Driver::launch`], and the attribute's.
+    unsafe fn launch_with(
+        &self,
+        kernel: &str,
+        grid: Grid,
+        args: &[Arg],
+        attribute: Option<(cu_sys::CUlaunchAttributeID, cu_sys::CUlaunchAttributeValue)>,
+    ) -> Result<()> {
+        let function = self.kernel(kernel, grid.shared)?;
+        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
+        let [x, y, z] = grid.blocks;
+        let attribute =
+            attribute.map(|(id, value)| cu_sys::CUlaunchAttribute_st { id, pad: [0; 4], value });
+        let mut attributes: Vec<cu_sys::CUlaunchAttribute> = attribute.into_iter().collect();
+        let config = cu_sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared,
+            hStream: self.stream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        // SAFETY: the caller's promise; arguments are copied by the call.
+        unsafe {
+            cu_sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut())
+        }
+        .result()
+        .map_err(|e| match driver_error(e) {
+            Error::Device { what, detail } => {
+                Error::Device { what, detail: format!("{kernel}: {detail}") }
+            }
+            other => other,
+        })
     }
 
     fn event(&self) -> Result<cu_sys::CUevent> {
@@ -246,41 +295,24 @@ impl Driver for Gpu {
     }
 
     unsafe fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
-        let function = self.kernel(kernel, grid.shared)?;
-        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
-        let mut pointers: Vec<*mut c_void> =
-            words.iter().map(|word| std::ptr::from_ref(word) as *mut c_void).collect();
-        let [x, y, z] = grid.blocks;
-        let mut early: cu_sys::CUlaunchAttribute = cu_sys::CUlaunchAttribute_st {
-            id: cu_sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: cu_sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        use cu_sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION as EARLY;
+        let allowed = cu_sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
         let is_early = grid.early && self.info.capability >= (9, 0);
-        let config = cu_sys::CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: z,
-            blockDimX: grid.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: grid.shared,
-            hStream: self.stream,
-            attrs: &mut early,
-            numAttrs: u32::from(is_early),
-        };
-        // SAFETY: the caller's promise; arguments are copied by the call, and the kernels that are
-        // launched early wait before they touch what earlier ones write (`wait_for_earlier`).
-        unsafe {
-            cu_sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut())
-        }
-        .result()
-        .map_err(|e| match driver_error(e) {
-            Error::Device { what, detail } => {
-                Error::Device { what, detail: format!("{kernel}: {detail}") }
-            }
-            other => other,
-        })
+        // SAFETY: the caller's promise; kernels that are launched early wait before they touch what
+        // earlier ones write (`wait_for_earlier`).
+        unsafe { self.launch_with(kernel, grid, args, is_early.then_some((EARLY, allowed))) }
+    }
+
+    fn together(&self) -> Option<(usize, usize)> {
+        (self.info.capability >= (9, 0) && self.shared > 0)
+            .then_some((self.info.multiprocessors as usize, self.shared))
+    }
+
+    unsafe fn launch_together(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        use cu_sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE as TOGETHER;
+        let wanted = cu_sys::CUlaunchAttributeValue { cooperative: 1 };
+        // SAFETY: the caller's promise; the driver refuses a grid that does not fit at once.
+        unsafe { self.launch_with(kernel, grid, args, Some((TOGETHER, wanted))) }
     }
 
     unsafe fn product(&self, p: &Product) -> Result<()> {

@@ -85,6 +85,10 @@ impl Cuda {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
+        if self.is_building() {
+            self.build_nothing();
+            return Ok(());
+        }
         let grid = Grid { early: grid.early && self.early.get(), ..grid };
         // SAFETY: callers in this module give each kernel what its signature says, from tensors of this
         // device whose lengths they have checked.

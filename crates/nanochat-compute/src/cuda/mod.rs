@@ -11,6 +11,7 @@
 //! | `products` | operands to matrix products |
 //! | `head`, `attention`, `muon`, `tables` | operations of several kernels |
 //! | `step` | fused operations of a decode step of few rows |
+//! | `program` | whole steps of one row as one launch |
 //! | `recordings` | work that is queued again and again, replayed |
 //!
 //! Activations are bf16 (or f32), everything that is summed or kept from step to step is f32. Sums run
@@ -27,6 +28,7 @@ mod launch;
 mod libraries;
 mod muon;
 mod products;
+mod program;
 mod recordings;
 mod source;
 mod step;
@@ -59,6 +61,8 @@ pub struct Cuda {
     /// How often memory to work in was made anew: what was recorded before names the old one.
     work_version: Cell<u64>,
     recordings: RefCell<recordings::Recordings>,
+    /// A step whose operations become a program instead of being queued.
+    building: RefCell<Option<program::Builder>>,
     /// Kernels of a step are launched before those before them have ended, where the device can.
     early: Cell<bool>,
 }
@@ -87,8 +91,8 @@ impl Cuda {
     fn over(driver: Rc<dyn Driver>, precision: Precision) -> Self {
         let dtype = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
         let (work, marks, work_version, recordings) = Default::default();
-        let early = Cell::new(true);
-        Self { driver, dtype, work, marks, work_version, recordings, early }
+        let (early, building) = (Cell::new(true), RefCell::default());
+        Self { driver, dtype, work, marks, work_version, recordings, building, early }
     }
 
     /// Whether kernels of a step may begin before those before them have ended, as they do at first: for

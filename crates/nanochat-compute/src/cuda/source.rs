@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 /// Files with kernels.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("streams.cu", include_str!("kernels/streams.cu")),
     ("rows.cu", include_str!("kernels/rows.cu")),
     ("scatter.cu", include_str!("kernels/scatter.cu")),
@@ -14,12 +14,17 @@ const FILES: [(&str, &str); 11] = [
     ("attention.cu", include_str!("kernels/attention.cu")),
     ("attention_cached.cu", include_str!("kernels/attention_cached.cu")),
     ("attention_step.cu", include_str!("kernels/attention_step.cu")),
+    ("program.cu", include_str!("kernels/program.cu")),
     ("attention_wgmma.cu", include_str!("kernels/attention_wgmma.cu")),
 ];
 
 /// Files that others include.
-const HEADERS: [(&str, &str); 8] = [
+const HEADERS: [(&str, &str); 12] = [
     ("device.cuh", include_str!("kernels/device.cuh")),
+    ("exchange.cuh", include_str!("kernels/exchange.cuh")),
+    ("program.cuh", include_str!("kernels/program.cuh")),
+    ("program_attend.cuh", include_str!("kernels/program_attend.cuh")),
+    ("program_linear.cuh", include_str!("kernels/program_linear.cuh")),
     ("gemv.cuh", include_str!("kernels/gemv.cuh")),
     ("mma.cuh", include_str!("kernels/mma.cuh")),
     ("tiles.cuh", include_str!("kernels/tiles.cuh")),

@@ -96,6 +96,10 @@ impl Cuda {
         }
         let (vocab, reads) = (int(table.len() / c), int(reads));
         let args = args![x0, last, table, ids, gate, factor, vocab, int(c), reads, o.eps];
+        if self.is_building() {
+            self.build_embed(o);
+            return Ok(());
+        }
         let kernel = format!("step_embed_{}", dtype.name());
         self.timed(OP, || self.launch(&kernel, early([m, 1, 1], 256, 128), args))
     }
@@ -165,6 +169,10 @@ impl Cuda {
         self.all_are(OP, DType::F32, &[&writes[..], &reads].concat())?;
         reads.extend(&weights);
         self.check(OP, &writes, &reads)?;
+        if self.is_building() {
+            self.build_linear(o, &weights);
+            return Ok(());
+        }
         let aligned = |t: &&Tensor| t.address().is_multiple_of(16);
         let fast = dtype == DType::BF16
             && k % 8 == 0
@@ -220,6 +228,10 @@ impl Cuda {
         self.all_are(OP, cache, &[o.values])?;
         self.all_are(OP, DType::I32, &[o.places])?;
 
+        if self.is_building() {
+            self.build_attention(o);
+            return Ok(());
+        }
         let (group, window) = (s.h / s.hkv, s.window.min(s.pages * PAGE));
         let heads = if group > 1 { 4 } else { 1 };
         let columns = s.hkv * group.div_ceil(heads);
@@ -266,6 +278,10 @@ impl Cuda {
 
     /// Parts of a row that are searched for its largest number.
     pub(super) fn argmax_in_parts(&self, out: &Tensor, x: &Tensor, v: usize) -> Result<()> {
+        if self.is_building() {
+            self.build_argmax(out, x);
+            return Ok(());
+        }
         let rows = out.len();
         let parts = (132usize.div_ceil(rows.max(1))).clamp(1, v.div_ceil(1024));
         let found = self.work(Work::Found, 2 * rows * parts, DType::F32)?;

@@ -71,6 +71,17 @@ impl Default for StepStyle {
     }
 }
 
+/// Steps that [`Backend::replay_ahead`] may do at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead<'a> {
+    /// At most so many, at least 1; keys and values have pages for all of them, the rotary tables reach.
+    pub steps: usize,
+    /// (rows), i32: what the first one feeds.
+    pub ids: &'a Tensor,
+    /// (steps, rows), i32: where found ids go to.
+    pub found: Option<&'a Tensor>,
+}
+
 /// A device that runs the operations. Object-safe: hold it as `&dyn Backend`.
 ///
 /// Errors of every operation: [`crate::Error::Shape`] and [`crate::Error::DType`] for operands that
@@ -110,6 +121,27 @@ pub trait Backend {
     fn replay(&self, key: &[u64], run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _ = key;
         run()
+    }
+    /// [`Backend::replay`] of a decode step of one token a row, `run`, that begins with [`Backend::step_embed`] of
+    /// `ahead.ids` and ends with the logits, or with [`Backend::argmax`] of them, whose results take the place
+    /// of the ids. Where a device can, it does several: each feeds the ids that the one before found, one
+    /// position further on than the places say. Returns how many were done, 1 to `ahead.steps`; `ahead.found`
+    /// then begins with the ids that each of them found, of all rows.
+    ///
+    /// Only logits, ids, found ids, the last embeddings, keys and values are to be looked at afterwards: what
+    /// else the operations make may be anywhere.
+    fn replay_ahead(
+        &self,
+        key: &[u64],
+        ahead: &Ahead<'_>,
+        run: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<usize> {
+        self.replay(key, run)?;
+        if let Some(found) = ahead.found {
+            let found = found.slice(0..ahead.ids.len()).cast(DType::F32);
+            self.copy(&found, &ahead.ids.cast(DType::F32))?;
+        }
+        Ok(1)
     }
     /// How a step is best laid out for this device.
     fn step_style(&self) -> StepStyle {

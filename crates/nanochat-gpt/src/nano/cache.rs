@@ -155,14 +155,13 @@ impl Pool {
         Ok(())
     }
 
-    /// In the memory of the step before where that has the size.
+    /// Where rows stand, `places` and `rows` of [`Places`], and the pages that a place names.
     fn places(
         &self,
         be: &dyn Backend,
-        (len, t): (usize, usize),
-        before: Option<&Places>,
-    ) -> Result<Places> {
-        let named = (len + t).div_ceil(PAGE);
+        (len, t, ahead): (usize, usize, usize),
+    ) -> (Vec<i32>, Vec<i32>, usize) {
+        let named = (len + ahead).div_ceil(PAGE);
         // A device that replays its steps wants the same shapes for a while.
         let pages = match be.own_memory() {
             Some(_) => named.next_multiple_of(STEADY_PAGES),
@@ -179,18 +178,7 @@ impl Pool {
             };
             rows.extend((len * self.hkv..(len + t) * self.hkv).map(|i| row(i) as i32));
         }
-        let placed = |values: &[i32], old: Option<&Tensor>| -> Result<Tensor> {
-            match old.filter(|old| old.len() == values.len()) {
-                Some(old) => {
-                    old.write_i32(values)?;
-                    Ok(old.clone())
-                }
-                None => Ok(be.place_i32(values)?),
-            }
-        };
-        let places = placed(&places, before.map(|b| &b.places))?;
-        let rows = placed(&rows, before.map(|b| &b.rows))?;
-        Ok(Places { places, pages, rows })
+        (places, rows, pages)
     }
 
     /// Lets go of pages that no query from position `len` on sees.
@@ -227,6 +215,8 @@ pub(super) struct Cache {
     layers: Vec<(usize, usize)>,
     heads: (usize, usize, usize),
     places: Vec<Places>,
+    /// What all of `places` are parts of.
+    placed: Option<Tensor>,
 }
 
 impl Cache {
@@ -248,7 +238,7 @@ impl Cache {
             layers.push((at, used[at]));
             used[at] += 1;
         }
-        Ok(Self { pools, layers, heads, places: Vec::new() })
+        Ok(Self { pools, layers, heads, places: Vec::new(), placed: None })
     }
 
     /// Allocates for one row of `prompt` tokens, fed `t` at a time, that becomes `rows` rows of `len`.
@@ -267,14 +257,35 @@ impl Cache {
         Ok(())
     }
 
-    /// Prepares for `t` tokens a row after the `len` that are held.
-    pub fn begin(&mut self, be: &dyn Backend, len: usize, t: usize) -> Result<()> {
+    /// Prepares for `t` tokens a row after the `len` that are held; with pages for `ahead` of them, at least
+    /// `t`, of which those after the first `t` follow in the same step.
+    pub fn begin(&mut self, be: &dyn Backend, len: usize, t: usize, ahead: usize) -> Result<()> {
         for pool in &mut self.pools {
-            pool.make_room(be, len, t)?;
+            pool.make_room(be, len, ahead)?;
         }
-        let before = std::mem::take(&mut self.places);
-        let of = |(i, pool): (usize, &Pool)| pool.places(be, (len, t), before.get(i));
-        self.places = self.pools.iter().enumerate().map(of).collect::<Result<_>>()?;
+        let each: Vec<_> = self.pools.iter().map(|p| p.places(be, (len, t, ahead))).collect();
+        let all: Vec<i32> =
+            each.iter().flat_map(|(at, rows, _)| at.iter().chain(rows)).copied().collect();
+        // In the memory of the step before where that has the size: one copy to a device.
+        let placed = match self.placed.take().filter(|old| old.len() == all.len()) {
+            Some(old) => {
+                old.write_i32(&all)?;
+                old
+            }
+            None => be.place_i32(&all)?,
+        };
+        let mut next = 0;
+        let mut slice = |len: usize| {
+            next += len;
+            placed.slice(next - len..next)
+        };
+        let of = |(at, rows, pages): (Vec<i32>, Vec<i32>, usize)| Places {
+            places: slice(at.len()),
+            pages,
+            rows: slice(rows.len()),
+        };
+        self.places = each.into_iter().map(of).collect();
+        self.placed = Some(placed);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 
 mod score;
 
-use nanochat_compute::ops::{MatMul, Smear, WeightFormat};
+use nanochat_compute::ops::{Ahead, MatMul, Smear, WeightFormat};
 use nanochat_compute::{Backend, DType, Tensor};
 
 use super::Nano;
@@ -41,6 +41,8 @@ pub struct NanoDecoder<'a> {
     buffers: Option<(Buffers, Edge)>,
     /// Of a step that the device runs in fused operations.
     step: Option<Step>,
+    /// Ids that steps found.
+    found: Tensor,
 }
 
 /// What smear needs at the border of two calls.
@@ -130,6 +132,7 @@ impl<'a> NanoDecoder<'a> {
         let cache = Cache::new(be, &model.config, dtype)?;
         let last = be.alloc(model.config.n_embd, be.step_style().activations)?;
         let (lasts, arena) = (last.clone(), be.alloc(0, DType::F32)?);
+        let found = be.alloc(0, DType::I32)?;
         let (len, rows, buffers, step) = (0, 1, None, None);
         Ok(Self {
             be,
@@ -144,6 +147,7 @@ impl<'a> NanoDecoder<'a> {
             arena,
             buffers,
             step,
+            found,
         })
     }
 
@@ -199,25 +203,57 @@ impl<'a> NanoDecoder<'a> {
         Ok(())
     }
 
-    /// Feeds (rows, t) ids, or those that the step before found; leaves the logits (rows, V) after the
-    /// last column on the device, and returns them. With `finds`, the id of each row's largest logit
-    /// takes the place of the id that was fed.
-    fn feed(&mut self, ids: Option<&[u32]>, t: usize, finds: bool) -> Result<Tensor> {
+    /// Feeds (rows, t) ids; leaves the logits (rows, V) after the last column on the device, and returns
+    /// them.
+    fn feed(&mut self, ids: &[u32], t: usize) -> Result<Tensor> {
+        if t == 1 && self.len > 0 && self.is_placed() {
+            return Ok(self.step_ahead(Some(ids), 1, None)?.0);
+        }
         self.plan(t)?;
-        self.cache.begin(self.be, self.len, t)?;
+        self.cache.begin(self.be, self.len, t, t)?;
+        let (bufs, _) = self.buffers.as_ref().expect("planned above");
+        write_ids(&bufs.tokens, ids)?;
+        let n = self.rows * t;
+        let logits = bufs.logits.slice(0..self.rows * self.model.config.vocab_size);
+        self.forward(bufs)?;
+        self.model.count(n);
+        self.len += t;
+        self.cache.end(self.len);
+        Ok(logits)
+    }
+
+    /// The forward pass that training has.
+    fn forward(&self, bufs: &Buffers) -> Result<()> {
+        self.model.forward_body(self.be, bufs, self)?;
+        // More than one row means one column; one row means that its last column is the last of all.
+        let (c, n) = (self.model.config.n_embd, bufs.b * bufs.t);
+        let x = bufs.yf.slice((n - self.rows) * c..n * c);
+        self.model.head_on(self.be, bufs, self, &x, self.rows)?;
+        Ok(())
+    }
+
+    /// On a device that replays, feeds one id a row, or those that the step before found, and up to `steps`
+    /// columns in all, each what the one before finds. Returns the logits (rows, V) of the last one, and how
+    /// many were fed. With `found`, (steps, rows), the ids of the largest logits are left there, and those of
+    /// the last step take the place of the ids that were fed; without it, steps is 1.
+    fn step_ahead(
+        &mut self,
+        ids: Option<&[u32]>,
+        steps: usize,
+        found: Option<&Tensor>,
+    ) -> Result<(Tensor, usize)> {
+        self.plan(1)?;
+        self.cache.begin(self.be, self.len, 1, steps)?;
         let (bufs, _) = self.buffers.as_ref().expect("planned above");
         if let Some(ids) = ids {
-            let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-            bufs.tokens.write_i32(&ids)?;
+            write_ids(&bufs.tokens, ids)?;
         }
         // Tables that must grow do so before anything is recorded.
-        let (cos, sin) = self.model.rope.tables(self.be, self.len + t)?;
-        let n = self.rows * t;
+        let (cos, sin) = self.model.rope.tables(self.be, self.len + steps)?;
         let logits = bufs.logits.slice(0..self.rows * self.model.config.vocab_size);
         let run = || {
             match &self.step {
-                // The buffers are for one token a row; smear has a neighbour that is not in the step.
-                Some(step) if t == 1 && self.len > 0 => {
+                Some(step) => {
                     let past = StepPast {
                         weights: &self.weights,
                         cache: &self.cache,
@@ -228,35 +264,34 @@ impl<'a> NanoDecoder<'a> {
                     };
                     step.run(self.be, self.model, &past)?;
                 }
-                _ => {
-                    self.model.forward_body(self.be, bufs, self)?;
-                    // More than one row means one column; one row means that its last column is the last
-                    // of all.
-                    let c = self.model.config.n_embd;
-                    let x = bufs.yf.slice((n - self.rows) * c..n * c);
-                    self.model.head_on(self.be, bufs, self, &x, self.rows)?;
-                }
+                None => self.forward(bufs)?,
             }
-            match finds {
-                true => Ok(self.be.argmax(&bufs.tokens, &logits, self.model.config.vocab_size)?),
-                false => Ok(()),
+            match found {
+                Some(_) => {
+                    Ok(self.be.argmax(&bufs.tokens, &logits, self.model.config.vocab_size)?)
+                }
+                None => Ok(()),
             }
         };
-        if t == 1 && self.len > 0 && self.is_placed() {
-            self.replay([cos.address(), sin.address(), u64::from(finds)], &run)?;
-        } else {
-            run()?;
+        let key = self.key([cos.address(), sin.address(), u64::from(found.is_some())]);
+        let ahead = Ahead { steps, ids: &bufs.tokens, found };
+        let be = self.be;
+        let mut done = 1;
+        let is_one_row = self.rows == 1 && self.step.is_some();
+        replayed(&run, &mut |run| match is_one_row {
+            true => be.replay_ahead(&key, &ahead, run).map(|n| done = n),
+            false => be.replay(&key, run),
+        })?;
+        if let (false, Some(found)) = (is_one_row, found) {
+            // Numbers of 32 bits are copied, whatever they are.
+            let first = found.slice(0..self.rows).cast(DType::F32);
+            self.be.copy(&first, &bufs.tokens.cast(DType::F32))?;
         }
-        self.model.count(n);
-        self.len += t;
-        self.cache.end(self.len);
-        Ok(logits)
-    }
-
-    /// (rows): the ids that the last step found.
-    fn found(&self) -> &Tensor {
-        let (bufs, _) = self.buffers.as_ref().expect("a step has found them");
-        &bufs.tokens
+        self.model.count(self.rows * done);
+        // Pages that only the first of the steps saw are let go of by the next call.
+        self.cache.end(self.len + 1);
+        self.len += done;
+        Ok((logits, done))
     }
 
     /// True on a device that looks positions up, so that all steps of a shape are alike.
@@ -264,8 +299,8 @@ impl<'a> NanoDecoder<'a> {
         self.be.own_memory().is_some()
     }
 
-    /// One step, as it was recorded where it was.
-    fn replay(&self, more: [u64; 3], run: &dyn Fn() -> Result<()>) -> Result<()> {
+    /// Everything that a step of one token a row passes to operations, but the numbers in tensors.
+    fn key(&self, more: [u64; 3]) -> Vec<u64> {
         let (_, edge) = self.buffers.as_ref().expect("planned before the layers run");
         let mut key = self.cache.addresses();
         key.extend(more);
@@ -277,14 +312,32 @@ impl<'a> NanoDecoder<'a> {
         key.extend([self.rows as u64, self.arena.address(), self.last.address()]);
         key.extend([self.model.params.address(), config.n_layer as u64, config.n_embd as u64]);
         key.extend(self.weights.addresses());
-        replayed(self.be, &key, run)
+        key
+    }
+
+    /// Room for so many found ids; where it stays, nothing is asked for.
+    fn room(&mut self, len: usize) -> Result<Tensor> {
+        if self.found.len() < len {
+            self.found = self.be.alloc(len.next_power_of_two(), DType::I32)?;
+        }
+        Ok(self.found.slice(0..len))
     }
 }
 
-/// [`Backend::replay`] of what may fail for reasons of the model's.
-pub(super) fn replayed(be: &dyn Backend, key: &[u64], run: &dyn Fn() -> Result<()>) -> Result<()> {
+fn write_ids(to: &Tensor, ids: &[u32]) -> Result<()> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    Ok(to.write_i32(&ids)?)
+}
+
+/// What a device does with a step that it may record.
+type Replay<'a> = &'a mut dyn FnMut(
+    &mut dyn FnMut() -> nanochat_compute::Result<()>,
+) -> nanochat_compute::Result<()>;
+
+/// [`Backend::replay`] or its like of what may fail for reasons of the model's.
+pub(super) fn replayed(run: &dyn Fn() -> Result<()>, replay: Replay<'_>) -> Result<()> {
     let mut failed = None;
-    let queued = be.replay(key, &mut || match run() {
+    let queued = replay(&mut || match run() {
         Ok(()) => Ok(()),
         Err(Error::Compute(e)) => Err(e),
         Err(e) => {
@@ -403,7 +456,7 @@ impl Decoder for NanoDecoder<'_> {
         self.check(ids, ids.len())?;
         let mut logits = Vec::new();
         for piece in ids.chunks(PREFILL_TOKENS) {
-            logits = self.feed(Some(piece), piece.len(), false)?.to_vec_f32()?;
+            logits = self.feed(piece, piece.len())?.to_vec_f32()?;
         }
         Ok(logits)
     }
@@ -434,16 +487,14 @@ impl Decoder for NanoDecoder<'_> {
             return Err(Error::Config { field: "decode", detail });
         }
         self.check(ids, 1)?;
-        Ok(self.feed(Some(ids), 1, false)?.to_vec_f32()?)
+        Ok(self.feed(ids, 1)?.to_vec_f32()?)
     }
 
     fn decode_likeliest(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
-        if !self.is_placed() || ids.len() != self.rows {
+        if !self.is_placed() || ids.len() != self.rows || self.len == 0 {
             return Ok(likeliest(&self.decode(ids)?, self.rows));
         }
-        self.check(ids, 1)?;
-        self.feed(Some(ids), 1, true)?;
-        Ok(self.found().to_vec_i32()?.into_iter().map(|id| id as u32).collect())
+        self.decode_likeliest_ahead(ids, 1)
     }
 
     fn decode_likeliest_ahead(&mut self, ids: &[u32], steps: usize) -> Result<Vec<u32>> {
@@ -451,12 +502,16 @@ impl Decoder for NanoDecoder<'_> {
             return likeliest_ahead(self, ids, steps);
         }
         self.check(ids, steps)?;
-        let all = self.be.alloc(steps * self.rows, DType::I32)?;
-        for step in 0..steps {
-            self.feed((step == 0).then_some(ids), 1, true)?;
-            let to = all.slice(step * self.rows..(step + 1) * self.rows);
-            // Numbers of 32 bits are copied, whatever they are.
-            self.be.copy(&to.cast(DType::F32), &self.found().cast(DType::F32))?;
+        if self.len == 0 {
+            return likeliest_ahead(self, ids, steps);
+        }
+        let all = self.room(steps * self.rows)?;
+        let mut done = 0;
+        while done < steps {
+            let rest = all.slice(done * self.rows..all.len());
+            let (_, more) =
+                self.step_ahead((done == 0).then_some(ids), steps - done, Some(&rest))?;
+            done += more;
         }
         Ok(all.to_vec_i32()?.into_iter().map(|id| id as u32).collect())
     }

@@ -37,8 +37,9 @@ pub struct LaunchArgs {
 
 /// How often the ranks and the signals are looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// After the first rank ended badly the others have this long to find out for themselves.
-const GRACE: Duration = Duration::from_secs(10);
+/// After the first rank ended badly the others have this long to do so too: they know by then, and one
+/// that is stopped never will.
+const GRACE: Duration = Duration::from_secs(4);
 
 /// Runs the command.
 pub fn run(args: &LaunchArgs, global: &Global) -> Result<()> {
@@ -160,7 +161,9 @@ fn watch(mut ranks: Vec<Started>, stop: &StopSignal) -> Result<u8> {
             if its != exit::RESUME && its != exit::RANK_LOST {
                 eprintln!("launch: rank {} ended with {status}", started.rank);
             }
-            first_bad.get_or_insert_with(Instant::now);
+            if its != exit::RESUME {
+                first_bad.get_or_insert_with(Instant::now);
+            }
         }
         if ranks.iter().all(|r| r.end.is_some()) {
             return Ok(code);

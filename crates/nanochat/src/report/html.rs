@@ -34,9 +34,9 @@ pub fn page(record: &Record) -> String {
     stages(&mut out, record);
     scores(&mut out, record);
     evals::html(&mut out, record);
-    items::html(&mut out, &record.items);
     conversation(&mut out, record);
     curves(&mut out, record);
+    items::html(&mut out, &record.items);
     answers(&mut out, record);
     let used = optimizations::rows(record);
     if !used.is_empty() {

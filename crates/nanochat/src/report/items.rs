@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use serde_json::Value;
 
 use super::figures::clip;
-use super::frame::{card, columns, escape};
+use super::frame::{columns, escape};
 use super::markdown::{inline, table as markdown_table};
 use super::record::{list, number, text};
 use super::sections::kind_name;
@@ -27,6 +27,8 @@ const WORST: usize = 5;
 const TASKS: usize = 32;
 /// Most characters of a cell.
 const CHARS: usize = 260;
+/// The same of an answer that stands beside those of other stages.
+const LINE_CHARS: usize = 140;
 
 /// A graded item, as far as it is shown.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +127,11 @@ fn short(cell: &str) -> String {
     clip(cell.trim(), CHARS)
 }
 
+/// An answer beside others: on one line, and not longer than a model's that knows when to stop.
+fn line(answer: &str) -> String {
+    clip(&answer.split_whitespace().collect::<Vec<_>>().join(" "), LINE_CHARS)
+}
+
 fn mark(right: bool) -> &'static str {
     if right { "✓" } else { "✗" }
 }
@@ -149,7 +156,6 @@ fn samples_html(out: &mut String, tasks: &[Task]) {
     }
     *out += "<h2>The same questions after each stage</h2>\n";
     for (task, samples) in all.into_iter().take(TASKS) {
-        let _ = writeln!(out, "<h3>{}</h3>", escape(&kind_name(&task.name)));
         let mut rows = String::from("<tbody>\n");
         for by_stage in samples {
             let Some((_, first)) = by_stage.first() else { continue };
@@ -160,7 +166,7 @@ fn samples_html(out: &mut String, tasks: &[Task]) {
             );
             for (stage, item) in by_stage {
                 let class = if item.right { "right" } else { "wrong" };
-                let answer = short(&item.answer);
+                let answer = line(&item.answer);
                 let answer = if answer.is_empty() { "(nothing)".into() } else { answer };
                 let _ = writeln!(
                     rows,
@@ -172,7 +178,11 @@ fn samples_html(out: &mut String, tasks: &[Task]) {
                 );
             }
         }
-        card(out, &escape(&task.name), "samples", &(rows + "</tbody>\n"));
+        let _ = writeln!(
+            out,
+            "<details><summary>{}</summary>\n<table class=\"samples\">{rows}</tbody></table></details>",
+            escape(&kind_name(&task.name))
+        );
     }
 }
 
@@ -205,7 +215,7 @@ pub fn markdown(out: &mut String, tasks: &[Task]) {
         for by_stage in task.samples() {
             let Some((_, first)) = by_stage.first() else { continue };
             let said = |(stage, item): &(usize, &Item)| {
-                let answer = inline(&short(&item.answer));
+                let answer = inline(&line(&item.answer));
                 format!("{} {}: {answer}", mark(item.right), STAGES[*stage].to_uppercase())
             };
             let answers: Vec<String> = by_stage.iter().map(said).collect();

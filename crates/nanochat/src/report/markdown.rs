@@ -27,8 +27,8 @@ pub fn page(record: &Record) -> String {
     summary(&mut out, record);
     scores(&mut out, record);
     evals::markdown(&mut out, record);
-    items::markdown(&mut out, &record.items);
     conversation(&mut out, record);
+    items::markdown(&mut out, &record.items);
     answers(&mut out, record);
     let used = optimizations::rows(record);
     if !used.is_empty() {

@@ -17,9 +17,10 @@ pub const STAGE_COLUMNS: [&str; 6] =
 /// One row a stage.
 pub fn stage_rows(record: &Record) -> Vec<[String; 6]> {
     let row = |s: &Stage| {
-        // A stage that trains nothing has nothing to miss.
+        // A stage that trains nothing has nothing to miss; one that learns from reward reads no
+        // held-out text.
         let due = |x: Option<f64>, text: fn(f64) -> String| match x {
-            None if s.dt_ms.is_empty() => "–".into(),
+            None if s.dt_ms.is_empty() || s.rewards.is_there() => "–".into(),
             _ => known(x, text),
         };
         [

@@ -3,7 +3,8 @@
 // The same source is compiled twice: by NVRTC for a GPU, and by a C++ compiler with NANOCHAT_SHIM,
 // where `shim.h` runs the threads of a block as fibers on a CPU. Hence the house rules: shared memory
 // is dynamic (SHARED), warps are full, intrinsics come from this file or from `mma.cuh`, and every
-// kernel is listed in `KERNELS(...)` at the end of its file.
+// kernel is listed in `KERNELS(...)` at the end of its file, or in `KERNELS_TOGETHER(...)` where its blocks
+// wait for each other.
 #pragma once
 
 #ifdef NANOCHAT_SHIM
@@ -12,6 +13,7 @@
 // Shared memory of the block, as many bytes as the launch asks for.
 #define SHARED extern __shared__ __align__(1024) unsigned char shared[];
 #define KERNELS(...)
+#define KERNELS_TOGETHER(...)
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fffffff)
 __device__ __forceinline__ float shfl_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
@@ -67,6 +69,7 @@ __device__ __forceinline__ void put(bf16* to, float x) { *to = to_bf16(x); }
 
 // V elements that lie together, as one access where V is 4: 16 bytes of float, 8 of bf16.
 template <int V> struct Floats { float x[V]; };
+struct __align__(8) Two32 { float x, y; };
 struct __align__(16) Four32 { float x[4]; };
 struct __align__(8) Four16 { bf16 x[4]; };
 struct __align__(16) Eight16 { bf16 x[8]; };

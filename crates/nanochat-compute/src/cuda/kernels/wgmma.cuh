@@ -95,7 +95,7 @@ inline float operand(u64 descriptor, bool transposed, int mn, int k) {
     unsigned at = transposed ? start + mn / 64 * leading + mn % 64 * 2 + k / 8 * stride + k % 8 * 128
                              : start + mn / 8 * stride + mn % 8 * 128 + k * 2;
     at ^= at >> 3 & 0x70;
-    if (state.shared + at + 2 > state.memory.data() + state.memory.size()) {
+    if (state.shared + at + 2 > state.blocks[0].memory.data() + state.blocks[0].memory.size()) {
         fail("an operand of wgmma lies outside of shared memory");
     }
     unsigned short bits;

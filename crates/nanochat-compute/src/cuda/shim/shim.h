@@ -4,7 +4,7 @@
 //   c++ -O2 -std=c++17 -fPIC -shared -DNANOCHAT_SHIM
 // and launch by name through `nanochat_shim_launch`, the same arguments as `cuLaunchKernel`.
 //
-// Blocks run one after the other. The threads of a block are fibers that run until they wait: in
+// Blocks run one after the other, those of kernels in KERNELS_TOGETHER all at once. The threads of a block are fibers that run until they wait: in
 // `__syncthreads`, or in an intrinsic of a whole warp (shuffle, ldmatrix, mma). This checks what
 // a lucky run on a GPU may hide:
 //   - shared memory is filled with 0xFF (not-a-number) before each block;
@@ -165,6 +165,21 @@ struct Warp {
 struct Kernel {
     void (*function)();
     void (*call)(void (*function)(), void** arguments);
+    bool together = false;  // its blocks wait for each other
+};
+
+// A block that runs.
+struct Block {
+    Dimensions index;
+    int waiting = 0;                    // threads that wait in __syncthreads
+    std::vector<unsigned char> memory;  // shared memory, within
+    unsigned char* shared = nullptr;
+};
+
+// Bulk copies that a barrier in shared memory waits for.
+struct Bulk {
+    int expected = -1, asked = 0;
+    std::vector<Copy> copies;
 };
 
 struct State {
@@ -176,8 +191,7 @@ struct State {
     const char* name = "";
     Kernel kernel;
     void** arguments;
-    int running;              // threads of the block that have not ended
-    int waiting;              // threads that wait in __syncthreads
+    int running;              // threads that have not ended
     int current;              // thread that runs
     void* scheduler;          // its stack
     int slow_warp, slow_for;  // which warp is held back, and for how many turns yet
@@ -185,8 +199,10 @@ struct State {
     std::vector<Warp> warps;
     std::vector<char*> stacks;
     std::vector<int> free_stacks;
-    std::vector<unsigned char> memory;  // shared memory, within
-    unsigned char* shared = nullptr;
+    std::vector<Block> blocks;           // that run at the same time
+    unsigned char* shared = nullptr;     // of the running thread's block
+    std::map<void*, Bulk> bulks;         // by barrier
+    long spins;                          // turns of threads that ask again
 };
 inline State state;
 
@@ -215,10 +231,19 @@ inline void with_warp(void (*operation)(void**), void* operand) {
 }
 
 inline void with_block() {
-    if (++state.waiting < (int)state.threads.size()) return wait();
-    state.waiting = 0;
-    for (Warp& warp : state.warps) warp.ready = 0xffffffffu;
+    int threads = (int)blockDim.x, number = state.current / threads, warps = threads / 32;
+    Block& block = state.blocks[number];
+    if (++block.waiting < threads) return wait();
+    block.waiting = 0;
+    for (int i = 0; i < warps; i++) state.warps[number * warps + i].ready = 0xffffffffu;
     state.warps[state.current / 32].ready &= ~(1u << (state.current % 32));
+}
+
+// Gives way to whoever this thread waits for.
+inline void spin() {
+    if (++state.spins > 400000000L) fail("a thread asks again and again for what does not come");
+    state.warps[state.current / 32].ready |= 1u << (state.current % 32);
+    wait();
 }
 
 // Runs a thread from its start to its end, on its own stack; never returns.
@@ -250,7 +275,10 @@ inline int take_stack() {
 inline void run_thread(int i) {
     Thread& thread = state.threads[i];
     state.current = i;
-    threadIdx = {(unsigned)i, 0, 0};
+    Block& block = state.blocks[i / (int)blockDim.x];
+    threadIdx = {(unsigned)i % blockDim.x, 0, 0};
+    blockIdx = block.index;
+    state.shared = block.shared;
     if (thread.stack < 0) {
         thread.stack = take_stack();
         // Tops that differ in their low bits: else all stacks fall on the same lines of the cache.
@@ -307,17 +335,20 @@ inline int next_warp(int last) {
     int in_intrinsics = 0;
     for (Warp& warp : state.warps) in_intrinsics += __builtin_popcount(warp.arrived);
     char text[160];
-    int ended = (int)state.threads.size() - state.running;
+    int ended = (int)state.threads.size() - state.running, waiting = 0;
+    for (Block& block : state.blocks) waiting += block.waiting;
     snprintf(text, sizeof text, "deadlock: %d threads wait in __syncthreads, %d in a warp's intrinsic, %d have ended",
-             state.waiting, in_intrinsics, ended);
+             waiting, in_intrinsics, ended);
     fail(text);
 }
 
-inline void run_block() {
+inline void run_blocks() {
     for (Warp& warp : state.warps) warp.ready = 0xffffffffu, warp.arrived = 0;
     for (Thread& thread : state.threads) thread.copies.clear(), thread.group = 0, thread.unfenced = false;
     state.running = (int)state.threads.size();
-    state.waiting = 0;
+    for (Block& block : state.blocks) block.waiting = 0;
+    state.bulks.clear();
+    state.spins = 0;
     state.slow_for = 0;
     int warp = -1;
     while (state.running > 0) {
@@ -329,15 +360,15 @@ inline void run_block() {
 
 const size_t CANARY_BYTES = 256;
 
-inline void poison_shared(size_t bytes) {
-    state.memory.resize(bytes + CANARY_BYTES + 1024);
-    state.shared = (unsigned char*)(((uintptr_t)state.memory.data() + 1023) / 1024 * 1024);
-    memset(state.shared, 0xff, bytes);
-    memset(state.shared + bytes, 0xa5, CANARY_BYTES);
+inline void poison_shared(Block& block, size_t bytes) {
+    block.memory.resize(bytes + CANARY_BYTES + 1024);
+    block.shared = (unsigned char*)(((uintptr_t)block.memory.data() + 1023) / 1024 * 1024);
+    memset(block.shared, 0xff, bytes);
+    memset(block.shared + bytes, 0xa5, CANARY_BYTES);
 }
-inline void check_shared(size_t bytes) {
+inline void check_shared(const Block& block, size_t bytes) {
     for (size_t i = 0; i < CANARY_BYTES; i++) {
-        if (state.shared[bytes + i] != 0xa5) fail("a write past the end of shared memory");
+        if (block.shared[bytes + i] != 0xa5) fail("a write past the end of shared memory");
     }
 }
 
@@ -362,8 +393,9 @@ template <class... A> Kernel kernel_of(void (*function)(A...)) {
 }
 
 // `names`: those of `functions`, between commas.
-template <class... F> bool register_kernels(const char* names, F... functions) {
-    for (const Kernel& kernel : {kernel_of(functions)...}) {
+template <class... F> bool register_kernels(bool together, const char* names, F... functions) {
+    for (Kernel kernel : {kernel_of(functions)...}) {
+        kernel.together = together;
         names += strspn(names, ", \t\n");
         size_t length = strcspn(names, ", \t\n");
         kernels()[std::string(names, length)] = kernel;
@@ -380,19 +412,20 @@ inline int launch(const char* name, const unsigned grid[3], unsigned block, size
     state.name = found->first.c_str();
     state.kernel = found->second;
     state.arguments = arguments;
-    state.threads.resize(block);
-    state.warps.resize(block / 32);
+    unsigned all = grid[0] * grid[1] * grid[2], at_once = state.kernel.together ? all : 1;
+    state.threads.resize(block * at_once);
+    state.warps.resize(block / 32 * at_once);
+    state.blocks.resize(at_once);
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block, 1, 1};
-    for (unsigned z = 0; z < grid[2]; z++) {
-        for (unsigned y = 0; y < grid[1]; y++) {
-            for (unsigned x = 0; x < grid[0]; x++) {
-                blockIdx = {x, y, z};
-                poison_shared(shared);
-                run_block();
-                check_shared(shared);
-            }
+    for (unsigned first = 0; first < all; first += at_once) {
+        for (unsigned i = 0; i < at_once; i++) {
+            unsigned number = first + i;
+            state.blocks[i].index = {number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]};
+            poison_shared(state.blocks[i], shared);
         }
+        run_blocks();
+        for (const Block& ran : state.blocks) check_shared(ran, shared);
     }
     return 0;
 }
@@ -402,7 +435,9 @@ inline int launch(const char* name, const unsigned grid[3], unsigned block, size
 #define SHIM_JOIN_(a, b) a##b
 #define SHIM_JOIN(a, b) SHIM_JOIN_(a, b)
 #define KERNELS(...) \
-    static const bool SHIM_JOIN(kernels_registered_, __COUNTER__) = shim::register_kernels(#__VA_ARGS__, __VA_ARGS__);
+    static const bool SHIM_JOIN(kernels_registered_, __COUNTER__) = shim::register_kernels(false, #__VA_ARGS__, __VA_ARGS__);
+#define KERNELS_TOGETHER(...) \
+    static const bool SHIM_JOIN(kernels_registered_, __COUNTER__) = shim::register_kernels(true, #__VA_ARGS__, __VA_ARGS__);
 
 // Runs a kernel to its end. `arguments` points to each argument, as for `cuLaunchKernel`.
 // Returns 1 for a name that no KERNELS lists, or a size that CUDA would refuse.
@@ -433,7 +468,34 @@ inline void __syncwarp() {
     shim::with_warp([](void**) {}, nullptr);
 }
 
+// Bulk copies land when their barrier is waited for, or, with `eager`, when all its bytes are asked for.
 namespace shim {
+inline bool land(unsigned long long* full) {
+    Bulk& bulk = state.bulks[full];
+    if (bulk.expected < 0 || bulk.asked != bulk.expected) return false;
+    for (const Copy& copy : bulk.copies) memcpy(copy.to, copy.from, copy.bytes);
+    bulk = Bulk();
+    ++*full;  // phases that are over
+    return true;
+}
+inline void expect_bytes(unsigned long long* full, int bytes) {
+    Bulk& bulk = state.bulks[full];
+    if (bulk.expected >= 0) fail("bytes are expected while others are");
+    bulk.expected = bytes;
+}
+inline void bulk_copy(void* to, const void* from, int bytes, unsigned long long* full) {
+    if (bytes % 16 != 0 || (uintptr_t)to % 16 != 0 || (uintptr_t)from % 16 != 0) fail("a bulk copy is not aligned");
+    Bulk& bulk = state.bulks[full];
+    bulk.copies.push_back({(unsigned char*)to, from, 0, bytes});
+    bulk.asked += bytes;
+    if (state.eager) land(full);
+}
+inline void wait_bytes(unsigned long long* full, unsigned parity) {
+    while ((*full & 1) == parity) {
+        if (!land(full)) spin();
+    }
+}
+
 template <class T> struct Shuffle {
     T value, result;
     int lane;

@@ -172,7 +172,7 @@ impl<'a> NanoBatch<'a> {
             key.extend([n as u64, self.model.params.address(), self.model.config.n_layer as u64]);
             key.extend([c as u64, step.pages_named() as u64]);
             key.extend(self.weights.addresses());
-            super::decode::replayed(self.be, &key, &run)?;
+            super::decode::replayed(&run, &mut |run| self.be.replay(&key, run))?;
             return Ok(bufs.logits.slice(0..wanted.len() * v).to_vec_f32()?);
         }
         self.model.forward_body(self.be, bufs, step)?;

@@ -53,7 +53,7 @@ impl NanoDecoder<'_> {
         let asked: Vec<(i32, u32)> = targets.iter().enumerate().filter_map(asked).collect();
         self.check_targets(asked.iter().map(|a| a.1))?;
         self.plan(t)?;
-        self.cache.begin(self.be, self.len, t)?;
+        self.cache.begin(self.be, self.len, t, t)?;
         let (bufs, _) = self.buffers.as_ref().expect("planned above");
         bufs.tokens.write_i32(&ids.iter().map(|&id| id as i32).collect::<Vec<_>>())?;
         self.model.forward_body(self.be, bufs, self)?;

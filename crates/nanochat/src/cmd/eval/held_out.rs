@@ -7,7 +7,7 @@ use nanochat_data::starter::{Starter, TestKind};
 use nanochat_tokenizer::Tokenizer;
 use nanochat_train::answers::{ROWS, Together, Writer};
 use nanochat_train::eval::held_out::{self, Score};
-use nanochat_train::eval::{Graded, Progress, TaskScore};
+use nanochat_train::eval::{Graded, TaskScore};
 use serde_json::{Map, Value};
 
 use super::items::{Recorder, Subject};
@@ -74,7 +74,7 @@ pub fn measure(
                 why: item.wants(),
                 losses: Vec::new(),
             };
-            recorder.item(graded, i + 1, items.len())?;
+            recorder.keep(&graded)?;
         }
         let of = TaskScore {
             task: score.kind.clone(),

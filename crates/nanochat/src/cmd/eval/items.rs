@@ -121,12 +121,19 @@ impl<'a> Recorder<'a> {
     }
 }
 
+impl Recorder<'_> {
+    /// Writes an item down and says nothing.
+    pub fn keep(&mut self, item: &Graded) -> nanochat_train::Result<()> {
+        let io = |source| nanochat_train::Error::Io { file: self.tmp.clone(), source };
+        serde_json::to_writer(&mut self.file, item).map_err(|e| io(e.into()))?;
+        self.file.write_all(b"\n").map_err(io)
+    }
+}
+
 impl Progress for Recorder<'_> {
     fn item(&mut self, item: Graded, done: usize, of: usize) -> nanochat_train::Result<()> {
         self.right += f64::from(u8::from(item.right > 0.0));
-        let io = |source| nanochat_train::Error::Io { file: self.tmp.clone(), source };
-        serde_json::to_writer(&mut self.file, &item).map_err(|e| io(e.into()))?;
-        self.file.write_all(b"\n").map_err(io)?;
+        self.keep(&item)?;
         let seconds = self.task_start.elapsed().as_secs_f64();
         let rate = done as f64 / seconds.max(1e-9);
         let share = 100.0 * self.right / done as f64;

@@ -6,12 +6,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use nanochat_compute::Backend;
+use nanochat_compute::comm::Solo;
 use nanochat_data::tasks::{self, Which, custom, starter};
 use nanochat_gpt::checkpoint;
 use nanochat_tokenizer::Tokenizer;
 use nanochat_train::answers::ROWS;
 use nanochat_train::base::Outcome;
 use nanochat_train::optim::{LearningRates, Optimizer};
+use nanochat_train::ranks::sums::Sum;
 use nanochat_train::rl::objective::Objective;
 use nanochat_train::rl::questions::{Part, Questions, TaskQuestions};
 use nanochat_train::rl::rollout::Sampling;
@@ -23,6 +25,7 @@ use super::survive::StageSurvival;
 use super::{finish, supervise};
 use crate::cli::Global;
 use crate::pipeline::{StageOptions, before_training, resume_from, step_of};
+use crate::ranks;
 use crate::run_dir::RunDir;
 use crate::run_lock::RunLock;
 use crate::screen::Screen;
@@ -67,6 +70,9 @@ pub struct RlArgs {
     /// Questions of your own to test by; none: those of --task-file.
     #[arg(long, requires = "task_file")]
     pub test_file: Option<PathBuf>,
+    /// Seed of the built-in world whose questions are asked; none: --seed.
+    #[arg(long, value_name = "SEED")]
+    pub world: Option<u64>,
     /// A folder of downloaded data; none: `$NANOCHAT_DATA_DIR`, else the base directory.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -242,6 +248,7 @@ fn own_questions(train: &Path, test: Option<&Path>) -> Result<TaskQuestions> {
 /// Runs the command.
 pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
     args.check()?;
+    ranks::expect_one("train rl")?;
     let start = Instant::now();
     let run = RunDir::find(args.run.as_deref())?;
     let survival = args.survival.listen()?;
@@ -263,11 +270,21 @@ pub(super) fn run(args: &RlArgs, global: &Global) -> Result<()> {
     let seed = global.seed;
     let questions = match &args.task_file {
         Some(file) => own_questions(file, args.test_file.as_deref())?,
-        None => questions(args.task, args.data_dir.as_deref(), (seed, args.eval_examples))?,
+        None => {
+            let drawn = (args.world.unwrap_or(seed), args.eval_examples);
+            questions(args.task, args.data_dir.as_deref(), drawn)?
+        }
     };
     let recipe = args.recipe(&questions, seed);
     let be = global.backend()?;
-    let options = StageOptions { resume: args.resume, seed, eval_tokens_given: false, survival };
+    let options = StageOptions {
+        resume: args.resume,
+        seed,
+        eval_tokens_given: false,
+        survival,
+        comm: &Solo,
+        sum: Sum::default(),
+    };
     let of = Reinforced { recipe: &recipe, questions: &questions, rows: args.rollout_rows };
     let outcome = train(&*be, &run, &tokenizer, &from, of, &options)?;
     finish(&run, "rl", &Optimizations::default(), &outcome, start, global)

@@ -167,11 +167,11 @@ pub(super) fn one(target: &Target, ask: Ask, number: usize) -> Result<Heard> {
 pub(super) fn attempt(target: &Target, ask: Ask, number: usize) -> Result<Outcome> {
     let began = Instant::now();
     let stream = target.send("POST", "/v1/chat/completions", &question(ask, number))?;
-    hear(BufReader::new(stream), began)
+    hear(BufReader::new(stream), began, ask.max_tokens)
 }
 
-/// Reads the events of an answer.
-fn hear(mut stream: impl BufRead, began: Instant) -> Result<Outcome> {
+/// Reads the events of an answer of at most so many tokens.
+fn hear(mut stream: impl BufRead, began: Instant, most: usize) -> Result<Outcome> {
     let head = Head::read(&mut stream)?;
     match head.status {
         200 => {}
@@ -192,6 +192,10 @@ fn hear(mut stream: impl BufRead, began: Instant) -> Result<Outcome> {
         }
         if let Some(tokens) = event["usage"]["completion_tokens"].as_u64() {
             heard.tokens = tokens as usize;
+        }
+        // A server that does not count: what its limit cut has as many as were asked for.
+        if heard.tokens == 0 && event["choices"][0]["finish_reason"] == "length" {
+            heard.tokens = most;
         }
         let text = event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
         if !text.is_empty() {
@@ -253,15 +257,23 @@ mod tests {
                 answer += &format!("{:x}\r\n{text}\r\n", part.len());
             }
             answer += "0\r\n\r\n";
-            let heard = hear(answer.as_bytes(), Instant::now()).unwrap();
+            let heard = hear(answer.as_bytes(), Instant::now(), 9).unwrap();
             let Outcome::Whole(heard) = heard else { panic!("{heard:?}") };
             assert_eq!((heard.tokens, heard.gaps_ms.len(), heard.text.as_str()), (2, 1, "ab"));
         }
         let full = &b"HTTP/1.1 429 Too Many\r\nRetry-After: 3\r\n\r\n{}"[..];
-        let full = hear(full, Instant::now()).unwrap();
+        let full = hear(full, Instant::now(), 9).unwrap();
         assert!(matches!(full, Outcome::Full(Answer { retry_after: Some(3), .. })), "{full:?}");
-        assert!(hear(&b"HTTP/1.1 500 No\r\n\r\n"[..], Instant::now()).is_err());
-        assert!(hear(&b"HTTP/1.1 200 OK\r\n\r\ndata: {}\n\n"[..], Instant::now()).is_err());
+        assert!(hear(&b"HTTP/1.1 500 No\r\n\r\n"[..], Instant::now(), 9).is_err());
+        assert!(hear(&b"HTTP/1.1 200 OK\r\n\r\ndata: {}\n\n"[..], Instant::now(), 9).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_is_not_counted_has_as_many_tokens_as_its_limit() {
+        let answer = "HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\":[{\"delta\":{},\
+                      \"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+        let heard = hear(answer.as_bytes(), Instant::now(), 9).unwrap();
+        assert!(matches!(heard, Outcome::Whole(Heard { tokens: 9, .. })), "{heard:?}");
     }
 
     #[test]

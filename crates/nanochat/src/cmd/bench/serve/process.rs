@@ -29,6 +29,15 @@ pub(super) struct Held {
     pub descriptors: usize,
 }
 
+impl Held {
+    /// Nothing but descriptors, and no more of those than `idle` had: the connection of a look may be one of
+    /// them, or closed already.
+    pub fn is_within(self, idle: Self) -> bool {
+        Self { descriptors: idle.descriptors, ..self } == idle
+            && self.descriptors <= idle.descriptors
+    }
+}
+
 impl Process {
     /// Starts `nanochat serve` on a free port with the model of `which`, and waits until it listens.
     ///
@@ -80,12 +89,12 @@ impl Process {
         })
     }
 
-    /// What it holds once that is `idle`, or what it still holds after `limit`; milliseconds waited.
+    /// What it holds once that is no more than `idle`, or what it still holds after `limit`; milliseconds waited.
     pub fn settles(&self, idle: Held, limit: Duration) -> Result<(Held, f64)> {
         let began = Instant::now();
         loop {
             let held = self.held()?;
-            if held == idle || began.elapsed() > limit {
+            if held.is_within(idle) || began.elapsed() > limit {
                 return Ok((held, began.elapsed().as_secs_f64() * 1e3));
             }
             std::thread::sleep(Duration::from_millis(2));

@@ -66,7 +66,7 @@ pub(super) fn run(setting: &Setting<'_>) -> Result<Verdict> {
         );
         verdict = verdict
             .wants(
-                held == idle,
+                held.is_within(idle),
                 format!("{stage:?}: at rest afterwards: {held:?}, before {idle:?}"),
             )
             .wants(other == 0, format!("{stage:?}: a neighbour hears what it hears alone"))

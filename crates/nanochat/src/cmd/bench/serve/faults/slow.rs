@@ -87,7 +87,7 @@ pub(super) fn run(setting: &Setting<'_>) -> Result<Verdict> {
     Ok(Verdict::new(said, figures)
         .wants(median(&ttft) <= MOST_RATIO, "first tokens' p99 within 10 % (median of pairs)")
         .wants(median(&gap) <= MOST_RATIO, "next tokens' p99 within 10 % (median of pairs)")
-        .wants(after == idle, format!("at rest afterwards: {after:?}, before {idle:?}")))
+        .wants(after.is_within(idle), format!("at rest afterwards: {after:?}, before {idle:?}")))
 }
 
 fn median(sorted: &[f64]) -> f64 {

@@ -48,7 +48,7 @@ pub(super) fn run(setting: &Setting<'_>) -> Result<Verdict> {
     Ok(Verdict::new(said, figures)
         .wants(wrong.is_empty(), format!("the expected status each; the first: {first}"))
         .wants(growth <= MOST_GROWTH, format!("memory within {MOST_GROWTH} MiB"))
-        .wants(after == idle, "at rest as before"))
+        .wants(after.is_within(idle), "at rest as before"))
 }
 
 /// Asks the requests of these numbers; those that were answered otherwise than they should.
