@@ -7,6 +7,7 @@ pub mod infer;
 pub mod model;
 mod ops;
 mod quick;
+mod scaling;
 mod serve;
 pub mod sft;
 mod start;
@@ -24,6 +25,7 @@ use infer::InferBench;
 use model::ModelFlags;
 use ops::OpsBench;
 use quick::QuickBench;
+use scaling::ScalingBench;
 use serve::ServeBench;
 use sft::SftBench;
 use start::StartBench;
@@ -52,6 +54,8 @@ pub enum BenchCommand {
     Start(StartBench),
     /// The four optimizations on this machine, in minutes.
     Quick(QuickBench),
+    /// What a step would take on many devices, predicted from one device's and the links.
+    Scaling(ScalingBench),
     /// What the GPU can do at most, and what share of it each kernel reaches.
     Gpu(GpuBench),
 }
@@ -117,6 +121,7 @@ pub fn run(command: &BenchCommand, global: &Global) -> Result<()> {
             global.expect_cpu("bench quick, which compares with an eager step of the CPU,")?;
             quick::run(args, global)
         }
+        BenchCommand::Scaling(args) => scaling::run(args),
         BenchCommand::Gpu(args) => gpu::run(args, global),
     }
 }
