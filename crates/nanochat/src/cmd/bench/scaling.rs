@@ -122,7 +122,8 @@ pub fn run(args: &ScalingBench) -> Result<()> {
             let step = model::step(&config, &device, &links, &plan);
             let ms = 1e3 * step.seconds;
             let beside = measured.iter().find(|(w, _)| *w == world).map(|(_, ms)| *ms);
-            let said = beside.map_or(String::new(), |m| format!("{m:.1} ({:+.0} %)", 100.0 * (ms / m - 1.0)));
+            let said = beside
+                .map_or(String::new(), |m| format!("{m:.1} ({:+.0} %)", 100.0 * (ms / m - 1.0)));
             println!(
                 "{world:7} {name:8} {ms:8.1} {:8.1} {:6.2} {:7.2} {:7.2} {:9.1} %  {said}",
                 1e3 * step.compute_s,
@@ -150,12 +151,17 @@ fn device(args: &ScalingBench) -> Result<Device> {
     if let Some(path) = &args.profile {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let line = text.lines().rfind(|l| l.starts_with('{')).unwrap_or_default();
-        let json: Value = serde_json::from_str(line)
-            .with_context(|| format!("{} does not end in the JSON of `bench train`", path.display()))?;
+        let json: Value = serde_json::from_str(line).with_context(|| {
+            format!("{} does not end in the JSON of `bench train`", path.display())
+        })?;
         let number = |value: &Value| value.as_f64().unwrap_or(0.0);
         let part = |op: &str| number(&json["breakdown"][op]) / 1e3;
         let (all, step_s) = (number(&json["tokens_per_sec"]), number(&json["step_ms"]) / 1e3);
-        anyhow::ensure!(all > 0.0 && step_s > 0.0, "{}: no tokens_per_sec and step_ms", path.display());
+        anyhow::ensure!(
+            all > 0.0 && step_s > 0.0,
+            "{}: no tokens_per_sec and step_ms",
+            path.display()
+        );
         muon_s = part("muon");
         optimizer_s = muon_s + part("adamw");
         tokens_per_sec = all * step_s / (step_s - optimizer_s);

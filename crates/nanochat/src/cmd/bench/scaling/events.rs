@@ -84,8 +84,14 @@ mod tests {
     #[test]
     fn chains_add_up_and_resources_run_beside_each_other() {
         assert!(run(&[]).is_empty());
-        assert_eq!(run(&[work(0, 1.0, &[]), work(0, 2.0, &[]), work(0, 3.0, &[0])]), [1.0, 3.0, 6.0]);
-        assert_eq!(run(&[work(0, 1.0, &[]), work(1, 5.0, &[]), work(0, 1.0, &[1])]), [1.0, 5.0, 6.0]);
+        assert_eq!(
+            run(&[work(0, 1.0, &[]), work(0, 2.0, &[]), work(0, 3.0, &[0])]),
+            [1.0, 3.0, 6.0]
+        );
+        assert_eq!(
+            run(&[work(0, 1.0, &[]), work(1, 5.0, &[]), work(0, 1.0, &[1])]),
+            [1.0, 5.0, 6.0]
+        );
     }
 
     #[test]
