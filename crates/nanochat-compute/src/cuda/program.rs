@@ -120,7 +120,7 @@ impl Builder {
     }
 
     fn embed(&mut self, o: &StepEmbed<'_>) -> Option<()> {
-        if !self.phases.is_empty() || o.ids.len() != 1 || o.c % 8 != 0 {
+        if !self.phases.is_empty() || o.ids.len() != 1 || !o.c.is_multiple_of(8) {
             return None;
         }
         let out = self.packets(o.c);
