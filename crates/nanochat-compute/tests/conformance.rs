@@ -120,6 +120,7 @@ fn every_operation_has_a_case() {
         "place_i32",
         "muon_batch",
         "replay",
+        "replay_ahead",
         "step_rows",
     ];
     let others =
